@@ -1,0 +1,47 @@
+# Thin: .ci/setup makes .venv (quick when it is there), the command `cimtwin` does the work.
+# ARGS go to the command: make demo ARGS="--duration 60"
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-quick test-timescale check bench clean
+
+help:
+	@echo "make demo            the demo city on an embedded database and broker"
+	@echo "make test            every test, on plain PostgreSQL"
+	@echo "make test-quick      the tests that need no broker and no database"
+	@echo "make test-timescale DATABASE_URL=postgresql://...    every test, on a server with TimescaleDB"
+	@echo "make check           format, lint, types"
+	@echo "make bench           our rates on this machine"
+
+setup:
+	@.ci/setup
+
+demo: setup
+	@$(BIN)/cimtwin demo $(ARGS)
+
+test:
+	@.ci/setup test
+	@env -u CIMTWIN_TEST_DATABASE_URL $(BIN)/python -m pytest $(ARGS)
+
+test-quick: setup
+	@$(BIN)/python -m pytest -m "not system" $(ARGS)
+
+test-timescale:
+	@test -n "$(DATABASE_URL)" || { echo "usage: make test-timescale DATABASE_URL=postgresql://..." >&2; exit 2; }
+	@.ci/setup test
+	@CIMTWIN_TEST_DATABASE_URL="$(DATABASE_URL)" $(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: setup
+	@$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

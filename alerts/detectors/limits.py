@@ -1,0 +1,118 @@
+"""threshold and range: the reading's own value against fixed limits.
+
+Most readings of a city lie inside every limit and belong to watches at rest; those cost two look-ups and two
+comparisons: `_quiet` holds, by sensor, the interval in which nothing can change, an empty one while any of the sensor's
+watches is not at rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerts.detectors import latch
+from alerts.detectors.rows import Batch, Columns, Pairs, Patch, Rows, Verdicts, write
+from alerts.rules import NO_LEVEL, Rule
+from twin.model import Bools, Floats, Ints
+
+NO_LEVELS = (NO_LEVEL,) * latch.K
+
+
+class LimitWatches:
+    """All watches of threshold and range rules."""
+
+    def __init__(self, rows: Rows, limits: latch.Limits, profile: Ints) -> None:
+        self.rows = rows
+        self.limits = limits
+        self.profile = profile
+        self.columns: Columns = latch.at_rest(len(rows))
+        self._busy = np.zeros(len(rows), bool)
+        sensors = len(rows.number)
+        self._hi, self._lo = np.full(sensors, np.inf), np.full(sensors, -np.inf)
+        watched = np.flatnonzero(rows.number)
+        if len(watched):
+            self._hi[watched] = np.minimum.reduceat(limits.outer_hi[profile], rows.begin[watched])
+            self._lo[watched] = np.maximum.reduceat(limits.outer_lo[profile], rows.begin[watched])
+        self._busy_rows = np.zeros(sensors, np.int32)
+        # [sensors, 2]: a reading with quiet[0] < value < quiet[1] changes nothing
+        self._quiet = np.stack([self._lo, self._hi], axis=1)
+
+    @classmethod
+    def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> LimitWatches:
+        profiles: list[tuple[Rule, Sequence[float], Sequence[float]]] = []
+        profile = np.full(len(rows), -1)
+        for r, rule in enumerate(rules):
+            mine = np.flatnonzero(rows.rule == r)
+            if not len(mine):
+                continue
+            if rule.detector == "threshold":
+                profile[mine] = len(profiles)
+                above = rule.side == "above"
+                profiles.append((rule, rule.levels if above else NO_LEVELS, NO_LEVELS if above else rule.levels))
+                continue
+            # A range takes the bounds it does not give from its sensor; sensors with equal bounds share a profile.
+            sensor = rows.sensor[mine]
+            bounds = np.stack(
+                [
+                    low[sensor] if rule.min is None else np.full(len(mine), rule.min),
+                    high[sensor] if rule.max is None else np.full(len(mine), rule.max),
+                ],
+                axis=1,
+            )
+            distinct, which = np.unique(bounds, axis=0, return_inverse=True)
+            profile[mine] = len(profiles) + which.reshape(-1)
+            for least, most in distinct.tolist():
+                profiles.append((rule, _at(rule, most), _at(rule, least)))
+        return cls(rows, latch.Limits.of(profiles), profile)
+
+    def subset(self, rows: Rows, origin: Ints) -> LimitWatches:
+        return LimitWatches(rows, self.limits, self.profile[origin])
+
+    def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
+        bounds = self._quiet[batch.sensor]
+        loud = (batch.value >= bounds[:, 1]) | (batch.value <= bounds[:, 0])
+        if not loud.any():
+            return Verdicts.none(), []
+        pairs = Pairs.of(self.rows, batch, np.flatnonzero(np.logical_or.reduceat(loud, batch.start)))
+        # Of the sensor's watches, those that are at rest and whose own limits were not reached stay out.
+        x = batch.value[pairs.reading]
+        p = self.profile[pairs.row][pairs.group]
+        out = (x >= self.limits.outer_hi[p]) | (x <= self.limits.outer_lo[p])
+        reached = np.logical_or.reduceat(out, pairs.head)
+        pairs = pairs.only(reached | self._busy[pairs.row])
+        if not len(pairs.row):
+            return Verdicts.none(), []
+        carry = {name: column[pairs.row] for name, column in self.columns.items()}
+        at, x = batch.at[pairs.reading], batch.value[pairs.reading]
+        found = latch.scan(self.limits, self.profile[pairs.row], carry, pairs, at, x)
+        return found.verdicts, [Patch(pairs.row, found.columns)]
+
+    def apply(self, patches: Sequence[Patch]) -> None:
+        write(self.columns, patches)
+        for patch in patches:
+            rows = patch.rows
+            busy = ~latch.resting({name: self.columns[name][rows] for name in ("level", "run")})
+            sensor = self.rows.sensor[rows]
+            np.add.at(self._busy_rows, sensor, busy.astype(np.int32) - self._busy[rows])
+            self._busy[rows] = busy
+            awake = self._busy_rows[sensor] > 0
+            self._quiet[sensor, 0] = np.where(awake, np.inf, self._lo[sensor])
+            self._quiet[sensor, 1] = np.where(awake, -np.inf, self._hi[sensor])
+
+    def resting(self) -> Bools:
+        return ~self._busy
+
+    def level(self) -> NDArray[np.int8]:
+        return self.columns["level"]
+
+    def extremes(self, row: int) -> tuple[float, float, int]:
+        columns = self.columns
+        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])
+
+
+def _at(rule: Rule, bound: float) -> list[float]:
+    """`bound` as the limit of the rule's one level."""
+    return [bound if k + 1 == rule.level else math.nan for k in range(latch.K)]

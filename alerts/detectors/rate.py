@@ -1,0 +1,150 @@
+"""rate: the change of the value over a window of event time, against limits.
+
+The change at a reading is its value less that of the oldest reading of the sensor at most `window` earlier. So that
+memory is bounded whatever the sampling, each watch keeps only the first reading of each of the last 17 buckets of a
+grid `window / 16` wide, and the last reading. With at most one reading a bucket the reference is exact; with more it
+is at most `window / 16` younger than exact. The grid is fixed in event time, so batching changes nothing. A reading
+with no other in its window has no verdict: it neither extends nor breaks a run.
+
+`value` of a transition is the change, `threshold` the signed limit of the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerts.detectors import latch
+from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
+from alerts.rules import NO_LEVEL, Rule
+from twin.model import Bools, Floats, Ints
+
+BUCKETS: Final = 17  # a window of 16 buckets touches at most 17
+_NO_LEVELS: Final = (NO_LEVEL,) * latch.K
+
+
+class RateWatches:
+    """All watches of rate rules. `ring_at`, `ring_value` [rows, 17]: bucket b's first reading is in slot b % 17."""
+
+    def __init__(self, rows: Rows, limits: latch.Limits, window: Ints, profile: Ints) -> None:
+        self.rows = rows
+        self.limits = limits
+        self.window = window
+        self.bucket = -(-window // (BUCKETS - 1))
+        self.profile = profile
+        self.columns: Columns = latch.at_rest(len(rows)) | {
+            "ring_at": np.full((len(rows), BUCKETS), NEVER),
+            "ring_value": np.full((len(rows), BUCKETS), np.nan),
+            "newest_at": np.full(len(rows), NEVER),
+            "newest_value": np.full(len(rows), np.nan),
+        }
+
+    @classmethod
+    def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> RateWatches:
+        profiles: list[tuple[Rule, Sequence[float], Sequence[float]]] = []
+        numbers = np.zeros(len(rules), np.int64)
+        for r, rule in enumerate(rules):
+            if rule.detector == "rate":
+                numbers[r] = len(profiles)
+                up = _NO_LEVELS if rule.side == "below" else rule.levels
+                down = _NO_LEVELS if rule.side == "above" else tuple(-limit for limit in rule.levels)
+                profiles.append((rule, up, down))
+        window = np.array([rule.window for rule, _, _ in profiles] or [1], np.int64)
+        return cls(rows, latch.Limits.of(profiles), window, numbers[rows.rule])
+
+    def subset(self, rows: Rows, origin: Ints) -> RateWatches:
+        return RateWatches(rows, self.limits, self.window, self.profile[origin])
+
+    def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
+        if not len(self.rows):
+            return Verdicts.none(), []
+        segments = np.flatnonzero(self.rows.number[batch.owner])
+        if not len(segments):
+            return Verdicts.none(), []
+        pairs = Pairs.of(self.rows, batch, segments)
+        at, value = batch.at[pairs.reading], batch.value[pairs.reading]
+        profile = self.profile[pairs.row]
+        change, memory = self._change(pairs, at, value, profile)
+
+        # Only watches that are not at rest, or whose limits were reached, need the latch.
+        p = profile[pairs.group]
+        reached = (change >= self.limits.outer_hi[p]) | (change <= self.limits.outer_lo[p])
+        state = {name: self.columns[name][pairs.row] for name in latch.STATE}
+        loud = np.logical_or.reduceat(reached, pairs.head) | ~latch.resting(state)
+        if not loud.any():
+            return Verdicts.none(), [memory]
+        kept = loud[pairs.group]
+        carry = {name: column[loud] for name, column in state.items()}
+        found = latch.scan(self.limits, profile[loud], carry, pairs.only(loud), at[kept], change[kept])
+        return found.verdicts, [memory, Patch(pairs.row[loud], found.columns)]
+
+    def _change(self, pairs: Pairs, at: Ints, value: Floats, profile: Ints) -> tuple[Floats, Patch]:
+        """Each pair's change (NaN: none known) and what the watches now remember."""
+        n, head, group, row = len(at), pairs.head, pairs.group, pairs.row
+        window, bucket = self.window[profile][group], self.bucket[profile][group]
+        if n * (int(self.window.max()) + 1) > 1 << 62:
+            raise ValueError(f"{n} readings at once are too many for a window this long")
+        oldest = at - window
+        number = at // bucket
+        slot = number % BUCKETS
+        ring_at, ring_value = self.columns["ring_at"], self.columns["ring_value"]
+        newest_at, newest_value = self.columns["newest_at"][row], self.columns["newest_value"][row]
+
+        previous_at, previous_value = np.empty(n, np.int64), np.empty(n)
+        previous_at[1:], previous_value[1:] = at[:-1], value[:-1]
+        previous_at[head], previous_value[head] = newest_at, newest_value
+
+        # First of its bucket: so says the reading before, which for the first pair is the newest remembered one.
+        first = np.where(previous_at == NEVER, True, previous_at // bucket != number)
+
+        # Reference, from the last choice to the best: the reading just before (there may be no other kept in the
+        # window, when all of them share its first bucket), the oldest kept one of this batch, the oldest in the ring.
+        reference = np.where(previous_at >= oldest, previous_value, np.nan)
+        kept = np.flatnonzero(first)
+        gap = np.minimum(at - previous_at, window + 1)  # differences up to the window are all that matters
+        gap[head] = window[head] + 1  # keeps the rows apart
+        key = np.cumsum(gap)
+        found = np.searchsorted(key[kept], key - window)
+        candidate = kept[np.minimum(found, len(kept) - 1)] if len(kept) else np.zeros(n, np.int64)
+        inside = (found < len(kept)) & (candidate < np.arange(n))
+        reference[inside] = value[candidate[inside]]
+        old = np.flatnonzero(newest_at[group] >= oldest)
+        if len(old):
+            times = ring_at[row[group[old]]]
+            times = np.where(times >= oldest[old, None], times, np.iinfo(np.int64).max)
+            which = np.argmin(times, axis=1)
+            there = times[np.arange(len(old)), which] != np.iinfo(np.int64).max
+            reference[old[there]] = ring_value[row[group[old]], which][there]
+
+        tail = pairs.tail
+        new_at, new_value = ring_at[row], ring_value[row]
+        keep = first & (number > number[tail][group] - BUCKETS)  # so no slot is written twice
+        new_at[group[keep], slot[keep]] = at[keep]
+        new_value[group[keep], slot[keep]] = value[keep]
+        # A slot whose reading no window can reach again is emptied: the same history gives the same state.
+        stale = new_at < (number[tail] - BUCKETS + 1)[:, None] * self.bucket[profile][:, None]
+        new_at[stale] = NEVER
+        new_value[stale] = np.nan
+        memory: Columns = {
+            "ring_at": new_at,
+            "ring_value": new_value,
+            "newest_at": at[tail],
+            "newest_value": value[tail],
+        }
+        return value - reference, Patch(row, memory)
+
+    def apply(self, patches: Sequence[Patch]) -> None:
+        write(self.columns, patches)
+
+    def resting(self) -> Bools:
+        return np.asarray(self.columns["newest_at"] == NEVER)
+
+    def level(self) -> NDArray[np.int8]:
+        return self.columns["level"]
+
+    def extremes(self, row: int) -> tuple[float, float, int]:
+        columns = self.columns
+        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])

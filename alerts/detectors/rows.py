@@ -1,0 +1,192 @@
+"""What every family of detectors shares: its rows (one a rule and sensor), a batch cut into runs of one sensor, state
+held as columns by row, and changes to it that are decided first and applied later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerts.rules import Rule
+from twin.model import Bools, Floats, Indices, Ints
+
+NEVER: Final = -(1 << 62)  # a time before all times; far enough from int64's end that differences do not overflow
+FOREVER: Final = 1 << 62
+Columns = dict[str, NDArray[Any]]
+
+
+def spans(starts: NDArray[Any], counts: NDArray[Any]) -> Ints:
+    """`starts[0], starts[0]+1, …` (`counts[0]` of them), then the same for the next, in one array."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.asarray(np.arange(total) + np.repeat(starts - (ends - counts), counts))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Readings sorted by (sensor, observed_at), cut into segments of one sensor each.
+
+    `sensor` (int32, the engine's own numbering), `at` (µs), `value`: one a reading. `start`, `count`: first reading
+    and number of readings of each segment; `owner`: its sensor.
+    """
+
+    sensor: Indices
+    at: Ints
+    value: Floats
+    start: Ints
+    count: Ints
+    owner: Indices
+
+    @classmethod
+    def of(cls, sensor: Indices, at: Ints, value: Floats) -> Batch:
+        first = np.empty(len(sensor), bool)
+        first[:1] = True
+        np.not_equal(sensor[1:], sensor[:-1], out=first[1:])
+        start = np.flatnonzero(first)
+        return cls(sensor, at, value, start, np.diff(start, append=len(sensor)), sensor[start])
+
+
+class Rows:
+    """The watches of one family, sorted by (sensor, rule): columns `sensor`, `rule` (int32), and for each sensor the
+    span `begin[s]:begin[s+1]` of its rows."""
+
+    def __init__(self, sensor: Indices, rule: Indices, sensors: int) -> None:
+        self.sensor = sensor
+        self.rule = rule
+        self.begin: Ints = np.searchsorted(sensor, np.arange(sensors + 1))
+        self.number: Ints = np.diff(self.begin)
+        self._key = _key(sensor, rule)
+
+    def __len__(self) -> int:
+        return len(self.sensor)
+
+    def find(self, sensor: NDArray[Any], rule: NDArray[Any]) -> Ints:
+        """The row of each (sensor, rule), -1 where there is none."""
+        if not len(self):
+            return np.full(len(sensor), -1)
+        wanted = _key(sensor, rule)
+        at = np.minimum(np.searchsorted(self._key, wanted), len(self) - 1)
+        return np.where(self._key[at] == wanted, at, -1)
+
+    def of_sensors(self, sensors: NDArray[Any]) -> Ints:
+        """All rows of `sensors`, in that order."""
+        return spans(self.begin[sensors], self.number[sensors])
+
+
+def _key(sensor: NDArray[Any], rule: NDArray[Any]) -> Ints:
+    return np.asarray((sensor.astype(np.int64) << 20) | rule)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Each row beside each reading of its sensor, grouped by row and in time order within.
+
+    Per group: `row`, `head` (position of its first pair), `count`. Per pair: `group`, `reading` (position in the
+    batch).
+    """
+
+    row: Ints
+    head: Ints
+    count: Ints
+    group: Ints
+    reading: Ints
+
+    @classmethod
+    def of(cls, rows: Rows, batch: Batch, segments: Ints | None = None) -> Pairs:
+        """The pairs of the given segments (all, if None)."""
+        owner, start, count = batch.owner, batch.start, batch.count
+        if segments is not None:
+            owner, start, count = owner[segments], start[segments], count[segments]
+        number = rows.number[owner]
+        row = spans(rows.begin[owner], number)
+        return cls.grouped(row, np.repeat(start, number), np.repeat(count, number))
+
+    @classmethod
+    def grouped(cls, row: Ints, start: Ints, count: Ints) -> Pairs:
+        head = np.cumsum(count) - count
+        return cls(row, head, count, np.repeat(np.arange(len(row)), count), spans(start, count))
+
+    def only(self, which: Bools) -> Pairs:
+        """The groups that `which` (a mask by group) names."""
+        return Pairs.grouped(self.row[which], self.reading[self.head[which]], self.count[which])
+
+    @property
+    def tail(self) -> Ints:
+        """Position of each group's last pair."""
+        return self.head + self.count - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Columns of level changes: `row`, `at`, `before`, `after`, `value`, `threshold`, `since`."""
+
+    row: Ints
+    at: Ints
+    before: NDArray[np.int8]
+    after: NDArray[np.int8]
+    value: Floats
+    threshold: Floats
+    since: Ints
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @classmethod
+    def none(cls) -> Verdicts:
+        empty = np.empty(0, np.int64)
+        return cls(empty, empty, np.empty(0, np.int8), np.empty(0, np.int8), np.empty(0), np.empty(0), empty)
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """New values for some rows of some state columns."""
+
+    rows: Ints
+    columns: Columns
+
+
+class Family(Protocol):
+    """The watches of all rules of one kind of detector.
+
+    `observe` decides and changes nothing; `apply` takes a patch in. `columns` is all the state there is, one row a
+    watch, so that saving, restoring, forking and merging are written once, in the engine.
+    """
+
+    rows: Rows
+    columns: Columns
+
+    @classmethod
+    def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> Self:
+        """The family at rest. `rules` is the whole rule set; `low`, `high` are the sensors' believable ranges."""
+        ...
+
+    def subset(self, rows: Rows, origin: Ints) -> Self:
+        """A family at rest with just these rows; `origin` is each one's row here."""
+        ...
+
+    def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]: ...
+
+    def apply(self, patches: Sequence[Patch]) -> None: ...
+
+    def resting(self) -> Bools:
+        """Mask of the rows whose state is what a new row's would be."""
+        ...
+
+    def level(self) -> NDArray[np.int8]:
+        """The open level of every row."""
+        ...
+
+    def extremes(self, row: int) -> tuple[float, float, int]:
+        """`(last value, peak value, peak level)` of a row with an open level."""
+        ...
+
+
+def write(columns: Columns, patches: Sequence[Patch]) -> None:
+    """Put patches into columns."""
+    for patch in patches:
+        for name, values in patch.columns.items():
+            columns[name][patch.rows] = values

@@ -1,0 +1,412 @@
+"""Which rules look at which sensors, and one call a batch that judges them all.
+
+The engine decides, then does: `observe`, `heard` and `tick` change nothing and return transitions and an update;
+`apply` takes the update in, after the database has the outcome. Readings handed to `observe` are sorted by (sensor,
+observed_at), judgeable (`Readings.judgeable`) and newer than all their sensor showed before; how late and repeated ones
+are judged is below, at `fork`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerts.detectors import DETECTORS, FAMILIES
+from alerts.detectors.offline import Heard, OfflineWatches, Silence
+from alerts.detectors.rows import Batch, Columns, Family, Patch, Rows, Verdicts, spans
+from alerts.rules import Rule, RuleSet
+from twin.catalog import Catalog
+from twin.model import Bools, Indices, Ints, Micros, Readings, Transition
+
+_log = logging.getLogger(__name__)
+_MAX_STATE: Final = 4 << 30  # bytes of a saved state unpacked
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What `Engine.apply` takes in: patches by family, or a change of who was heard."""
+
+    patches: dict[str, list[Patch]]
+    silence: Heard | Silence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """A copy of all state that is not at rest, by family; independent of any engine.
+
+    `tables[family]` has columns `rule` (fingerprint) and `sensor` (catalogue index), sorted by sensor, and the
+    family's own. A watch that is not in it is at rest. So a state can be taken in by an engine with other rules or
+    more sensors.
+    """
+
+    tables: dict[str, Columns]
+    offline: Columns
+
+    def to_bytes(self) -> bytes:
+        """Compact and without pickled objects; `from_bytes` reads it."""
+        arrays = {f"{family}/{name}": column for family, table in self.tables.items() for name, column in table.items()}
+        arrays |= {f"offline/{name}": column for name, column in self.offline.items()}
+        buffer = io.BytesIO()
+        savez: Callable[..., None] = np.savez  # its own signature does not know names from a mapping
+        savez(buffer, **arrays)
+        return zlib.compress(buffer.getvalue(), 1)
+
+    @classmethod
+    def from_bytes(cls, packed: bytes) -> EngineState:
+        """ValueError if it is not what `to_bytes` made."""
+        try:
+            unpacker = zlib.decompressobj()
+            plain = unpacker.decompress(packed, _MAX_STATE)
+            tables: dict[str, Columns] = {}
+            with np.load(io.BytesIO(plain), allow_pickle=False) as arrays:
+                for key in arrays.files:
+                    family, _, name = key.partition("/")
+                    tables.setdefault(family, {})[name] = arrays[key]
+        except (zlib.error, zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
+            raise ValueError(f"not an engine state: {error}") from error
+        return cls({name: table for name, table in tables.items() if name != "offline"}, tables.get("offline", {}))
+
+
+class Engine:
+    """All rules over all sensors (or, forked, over some).
+
+    `failures` counts, by family, the batches in which judging raised an error; such a family keeps its state as it
+    was, and the others go on. `started_at`: silence is counted from here on at the earliest.
+    """
+
+    def __init__(self, rules: RuleSet, catalog: Catalog, started_at: Micros = 0) -> None:
+        self.rules = rules
+        self.failures: dict[str, int] = {}
+        self.gateways: list[str] = []
+        self._size = len(catalog)
+        self._local: Indices | None = None  # the sensors of a fork, ascending; None = all
+        self._prints = np.array([rule.fingerprint for rule in rules.rules], np.int64)
+        self._rule_of = {rule.fingerprint: index for index, rule in enumerate(rules.rules)}
+        matches = _Matcher(catalog).all(rules.rules)
+        families: dict[str, list[tuple[int, Indices]]] = {name: [] for name in FAMILIES}
+        silent: list[tuple[int, Indices]] = []
+        for index, sensors in matches:
+            rule = rules.rules[index]
+            if rule.detector == "offline":
+                silent.append((index, sensors if rule.after else sensors[catalog.interval_us[sensors] > 0]))
+                continue
+            if rule.detector == "range":
+                has_low = ~np.isnan(catalog.low[sensors]) if rule.min is None else True
+                has_high = ~np.isnan(catalog.high[sensors]) if rule.max is None else True
+                sensors = sensors[np.broadcast_to(has_low | has_high, len(sensors))]
+            families[DETECTORS[rule.detector]].append((index, sensors))
+        self.families: dict[str, Family] = {}
+        for name, kind in FAMILIES.items():
+            rows = _rows(families[name], self._size)
+            self.families[name] = kind.build(rules.rules, rows, catalog.low, catalog.high)
+        self.offline = self._offline(silent, catalog, started_at)
+
+    def _offline(self, silent: list[tuple[int, Indices]], catalog: Catalog, started_at: Micros) -> OfflineWatches:
+        rows = _rows(silent, self._size)
+        rules = self.rules.rules
+        fixed = np.array([rule.after for rule in rules] or [0], np.int64)[rows.rule]
+        times = np.array([rule.after_intervals for rule in rules] or [0.0])[rows.rule]
+        after = np.where(fixed > 0, fixed, (times * catalog.interval_us[rows.sensor]).astype(np.int64))
+        domains = sorted({kind.domain for kind in catalog.kinds.values()})
+        number = {kind.name: domains.index(kind.domain) for kind in catalog.kinds.values()}
+        domain = np.array([number[sensor.kind] for sensor in catalog.sensors], np.int64)
+        return OfflineWatches(rules, rows, after, domain, domains, self.gateways, started_at)
+
+    # readings
+
+    def observe(self, readings: Readings) -> tuple[list[Transition], Update]:
+        """Judge readings by event time. Transitions are ordered by (observed_at, sensor, rule)."""
+        sensor = self._own(readings.sensor)
+        at, value = readings.observed_at, readings.value
+        known = (sensor >= 0) & (sensor < self._size)
+        if not known.all():  # a sensor younger than this engine: no rule of it looks there
+            sensor, at, value = sensor[known], at[known], value[known]
+        if not len(sensor):
+            return [], Update({})
+        batch = Batch.of(sensor, at, value)
+        patches: dict[str, list[Patch]] = {}
+        told: list[Transition] = []
+        for name, family in self.families.items():
+            try:
+                verdicts, patches[name] = family.observe(batch)
+                if len(verdicts):
+                    told.extend(self._transitions(family, verdicts))
+            except Exception:  # noqa: BLE001 - one family's error must not silence the other rules
+                patches.pop(name, None)
+                self.failures[name] = self.failures.get(name, 0) + 1
+                _log.exception("rules of family %s failed on a batch of %d readings", name, len(batch.sensor))
+        told.sort(key=_order)
+        return told, Update(patches)
+
+    def apply(self, update: Update) -> None:
+        """Take in what `observe`, `heard`, `tick` or `merge` decided, before anything else is decided."""
+        for name, patches in update.patches.items():
+            self.families[name].apply(patches)
+        self.offline.apply(update.silence)
+
+    def _own(self, sensor: NDArray[Any]) -> Indices:
+        """Catalogue indices to this engine's own; -1 for sensors it does not have."""
+        if self._local is None:
+            return sensor
+        if not len(self._local):
+            return np.full(len(sensor), -1, np.int32)
+        place = np.minimum(np.searchsorted(self._local, sensor), len(self._local) - 1)
+        return np.where(self._local[place] == sensor, place, -1).astype(np.int32)
+
+    def _lasting(self, sensor: NDArray[Any]) -> Indices:
+        return (sensor if self._local is None else self._local[sensor]).astype(np.int32)
+
+    def _transitions(self, family: Family, verdicts: Verdicts) -> Iterator[Transition]:
+        columns = (
+            family.rows.rule[verdicts.row].tolist(),
+            self._lasting(family.rows.sensor[verdicts.row]).tolist(),
+            verdicts.at.tolist(),
+            verdicts.before.tolist(),
+            verdicts.after.tolist(),
+            verdicts.value.tolist(),
+            verdicts.threshold.tolist(),
+            verdicts.since.tolist(),
+        )
+        return map(Transition, *columns)
+
+    # silence
+
+    def gateway(self, tenant: str) -> int:
+        """The index of a tenant's gateway, for `heard`; lasting within this engine and those that take its state in."""
+        if tenant not in self.gateways:
+            self.gateways.append(tenant)
+            self.offline.grow()
+        return self.gateways.index(tenant)
+
+    def heard(
+        self, sensor: NDArray[Any], received_at: Ints, gateway: NDArray[Any] | None = None
+    ) -> tuple[list[Transition], Update]:
+        """Anything came of these sensors (one entry a reading, whatever its quality or age); `gateway`: the index of
+        the tenant's gateway it came by, -1 for the device's own topic."""
+        if gateway is None:
+            gateway = np.full(len(sensor), -1, np.int32)
+        return self._silence(lambda: self.offline.heard(sensor, received_at, gateway))
+
+    def tick(self, now: Micros, deaf: bool = False) -> tuple[list[Transition], Update]:
+        """Judge silence at `now`, up to which everything that arrived was given to `heard`. `deaf`: the link to the
+        broker is down."""
+        return self._silence(lambda: self.offline.tick(now, deaf))
+
+    def _silence(
+        self, decide: Callable[[], tuple[list[Transition], Heard | Silence | None]]
+    ) -> tuple[list[Transition], Update]:
+        try:
+            told, change = decide()
+        except Exception:  # noqa: BLE001 - as in observe
+            self.failures["offline"] = self.failures.get("offline", 0) + 1
+            _log.exception("rules of family offline failed")
+            return [], Update({})
+        told.sort(key=_order)
+        return told, Update({}, change)
+
+    # what is open
+
+    def extremes(self, rule: int, sensor: int) -> tuple[float, float, int]:
+        """`(last value, peak value, peak level)` of the open alert of a rule on a sensor; NaNs and 0 if none is."""
+        nothing = (float("nan"), float("nan"), 0)
+        own = int(self._own(np.array([sensor], np.int32))[0])
+        if not 0 <= own < self._size or not 0 <= rule < len(self.rules):
+            return nothing
+        family = self.families.get(DETECTORS.get(self.rules.rules[rule].detector, ""))
+        if family is None:
+            return nothing
+        row = int(family.rows.find(np.array([own]), np.array([rule]))[0])
+        if row < 0 or not family.level()[row]:
+            return nothing
+        return family.extremes(row)
+
+    def levels(self) -> tuple[Ints, Indices, NDArray[np.int8]]:
+        """Columns `rule`, `sensor`, `level` of all open alerts on sensors."""
+        rules, sensors, levels = [], [], []
+        for family in self.families.values():
+            row = np.flatnonzero(family.level())
+            rules.append(family.rows.rule[row].astype(np.int64))
+            sensors.append(self._lasting(family.rows.sensor[row]))
+            levels.append(family.level()[row])
+        row = self.offline.open_rows()
+        rule = self.offline.rows.rule[row].astype(np.int64)
+        rules.append(rule)
+        sensors.append(self._lasting(self.offline.rows.sensor[row]))
+        levels.append(np.array([self.rules.rules[r].level for r in rule.tolist()], np.int8))
+        return np.concatenate(rules), np.concatenate(sensors), np.concatenate(levels)
+
+    # state
+
+    def snapshot(self) -> EngineState:
+        """A copy of the state."""
+        tables: dict[str, Columns] = {}
+        for name, family in self.families.items():
+            rows = np.flatnonzero(~family.resting())
+            table: Columns = {column: values[rows] for column, values in family.columns.items()}
+            table["rule"] = self._prints[family.rows.rule[rows]]
+            table["sensor"] = self._lasting(family.rows.sensor[rows])
+            tables[name] = table
+        sensors = np.arange(self._size) if self._local is None else self._local.astype(np.int64)
+        return EngineState(tables, self.offline.save(sensors))
+
+    def restore(self, state: EngineState) -> None:
+        """Take a state in. Watches that it does not know start at rest; those that do not exist any more are left
+        out. A table of another shape than this version's is left out as a whole, and logged."""
+        for name, table in state.tables.items():
+            self._take(name, table, None)
+        if state.offline:
+            self.offline.load(state.offline, self._rule_of)
+
+    def adopt(self, old: Engine) -> None:
+        """Carry on from `old`: equal rules keep their state, on every sensor that both have."""
+        self.restore(old.snapshot())
+
+    def _take(self, name: str, table: Columns, picked: Ints | None) -> None:
+        family = self.families.get(name)
+        fits = family is not None and table.keys() == family.columns.keys() | {"rule", "sensor"}
+        if family is None or not fits:
+            _log.warning("saved state of family %s is of another version and is left out", name)
+            return
+        if picked is not None:
+            table = {column: values[picked] for column, values in table.items()}
+        rule = _lookup(table["rule"], self._rule_of)
+        own = self._own(table["sensor"])
+        known = np.flatnonzero((rule >= 0) & (own >= 0) & (own < self._size))
+        row = family.rows.find(own[known], rule[known])
+        known, row = known[row >= 0], row[row >= 0]
+        family.apply([Patch(row, {column: table[column][known] for column in family.columns})])
+
+    # late readings
+
+    def fork(self, sensors: NDArray[Any], states: Sequence[EngineState | None], pick: NDArray[Any]) -> Engine:
+        """A small engine with these sensors' watches only (not the offline ones), to judge them again from an earlier
+        state: sensor `sensors[i]` starts from `states[pick[i]]`, at rest where that is None or `pick[i]` is -1."""
+        small = object.__new__(Engine)
+        small.rules, small.failures, small.gateways = self.rules, self.failures, []
+        small._prints, small._rule_of = self._prints, self._rule_of
+        chosen, first = np.unique(sensors, return_index=True)
+        small._local = chosen.astype(np.int32)
+        small._size = len(chosen)
+        inside = np.flatnonzero((chosen >= 0) & (chosen < self._size))
+        own = chosen[inside] if self._local is None else self._own(chosen)
+        if self._local is not None:
+            inside = np.flatnonzero(own >= 0)
+            own = own[inside]
+        small.families = {}
+        for name, family in self.families.items():
+            origin = family.rows.of_sensors(own)
+            sensor = np.repeat(inside, family.rows.number[own]).astype(np.int32)
+            small.families[name] = family.subset(Rows(sensor, family.rows.rule[origin], small._size), origin)
+        nothing = np.empty(0, np.int64)
+        no_rows = Rows(np.empty(0, np.int32), np.empty(0, np.int32), 0)
+        small.offline = OfflineWatches(self.rules.rules, no_rows, nothing, nothing, [], small.gateways, 0)
+        picks = np.asarray(pick)[first]
+        for number, state in enumerate(states):
+            mine = small._local[picks == number]
+            if state is None or not len(mine):
+                continue
+            for name, table in state.tables.items():
+                begin = np.searchsorted(table["sensor"], mine)
+                end = np.searchsorted(table["sensor"], mine, "right")
+                small._take(name, table, spans(begin, end - begin))
+        return small
+
+    def merge(self, small: Engine) -> Update:
+        """The update that gives this engine's watches the state of a fork of it."""
+        patches: dict[str, list[Patch]] = {}
+        for name, family in self.families.items():
+            part = small.families[name]
+            own = self._own(small._lasting(part.rows.sensor))
+            row = family.rows.find(own, part.rows.rule)
+            there = np.flatnonzero(row >= 0)
+            patches[name] = [Patch(row[there], {column: values[there] for column, values in part.columns.items()})]
+        return Update(patches)
+
+
+def _order(transition: Transition) -> tuple[int, int, int]:
+    return transition.observed_at, transition.sensor, transition.rule
+
+
+def _lookup(prints: Ints, rule_of: dict[int, int]) -> Ints:
+    distinct, which = np.unique(prints, return_inverse=True)
+    numbers = np.array([rule_of.get(fingerprint, -1) for fingerprint in distinct.tolist()], np.int64)
+    return numbers[which.reshape(-1)] if len(prints) else np.empty(0, np.int64)
+
+
+def _rows(parts: list[tuple[int, Indices]], size: int) -> Rows:
+    """Rows of (rule index, its sensors) pairs, sorted by sensor and rule."""
+    sensor = np.concatenate([np.empty(0, np.int32), *(sensors for _, sensors in parts)]).astype(np.int32)
+    rule = np.repeat(np.array([r for r, _ in parts], np.int32), np.array([len(s) for _, s in parts], np.int64))
+    order = np.lexsort((rule, sensor))
+    return Rows(sensor[order], rule[order], size)
+
+
+class _Matcher:
+    """Which sensors a rule looks at. Each property of the sensors is coded into integers when a rule first asks."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._codes: dict[str, tuple[dict[str, int], Ints]] = {}
+        self._tags: dict[str, Ints] | None = None
+
+    def all(self, rules: Sequence[Rule]) -> Iterator[tuple[int, Indices]]:
+        for index, rule in enumerate(rules):
+            if rule.enabled:
+                yield index, self.of(rule)
+
+    def of(self, rule: Rule) -> Indices:
+        """The indices of the sensors that `rule` looks at, ascending."""
+        if rule.sensors:
+            devices = self.catalog.devices
+            found = (devices.get(d, {}).get(p) for d, _, p in (name.partition("/") for name in rule.sensors))
+            return np.array(sorted(index for index in found if index is not None), np.int32)
+        where = rule.where
+        mask = np.ones(len(self.catalog), bool)
+        kinds = [set(words) for words in ((rule.kind,) if rule.kind else (), where.kind) if words and "*" not in words]
+        if where.domain:
+            kinds.append({name for name, kind in self.catalog.kinds.items() if kind.domain in where.domain})
+        if kinds:
+            mask &= self._in("kind", set.intersection(*kinds))
+        for name in ("tenant", "asset", "device"):
+            words: tuple[str, ...] = getattr(where, name)
+            if words:
+                mask &= self._in(name, set(words))
+        # A waveform's summaries share its kind, but a limit on the quantity is not one on its mean or frequency.
+        mask &= self._in("statistic", set(where.statistic) if where.statistic else {""})
+        if where.tag:
+            mask &= self._tagged(where.tag)
+        if where.not_tag:
+            mask &= ~self._tagged(where.not_tag)
+        return np.flatnonzero(mask).astype(np.int32)
+
+    def _in(self, name: str, words: set[str]) -> Bools:
+        if name not in self._codes:
+            numbers: dict[str, int] = {}
+            values = [getattr(sensor, name) or "" for sensor in self.catalog.sensors]
+            column = np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
+            self._codes[name] = (numbers, column)
+        numbers, column = self._codes[name]
+        wanted = np.zeros(len(numbers) + 1, bool)
+        wanted[[numbers[word] for word in words if word in numbers]] = True
+        return wanted[column]
+
+    def _tagged(self, words: tuple[str, ...]) -> Bools:
+        if self._tags is None:
+            lists: dict[str, list[int]] = {}
+            for index, sensor in enumerate(self.catalog.sensors):
+                for tag in sensor.tags:
+                    lists.setdefault(tag, []).append(index)
+            self._tags = {tag: np.array(indices, np.int64) for tag, indices in lists.items()}
+        mask = np.zeros(len(self.catalog), bool)
+        for word in words:
+            if word in self._tags:
+                mask[self._tags[word]] = True
+        return mask

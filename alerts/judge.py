@@ -1,0 +1,62 @@
+"""Rules over recorded readings, without a service: what `cimtwin judge` computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerts.engine import Engine
+from alerts.rules import RuleSet
+from twin.catalog import Catalog
+from twin.model import Readings, Transition
+
+_AT_ONCE: Final = 500_000  # readings judged at once; bounds the scratch memory
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """`readings` sorted by (sensor, observed_at), each such pair once; `level` (int8), the highest level of any rule
+    open on the sensor after that reading; `transitions` by (observed_at, sensor, rule)."""
+
+    readings: Readings
+    level: NDArray[np.int8]
+    transitions: list[Transition]
+
+
+def judge(rules: RuleSet, catalog: Catalog, readings: Readings) -> Judged:
+    """Judge readings given in any order; of two with equal sensor and time the first given counts. Missing and bad
+    ones are not judged, and are told with the level that is open. Rules on silence need a clock and say nothing."""
+    order = np.lexsort((readings.observed_at, readings.sensor))  # stable: equal ones stay as they were given
+    sensor, at = readings.sensor[order], readings.observed_at[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (sensor[1:] != sensor[:-1]) | (at[1:] != at[:-1])
+    kept = readings.take(order[first])
+    engine = Engine(rules, catalog)
+    told: list[Transition] = []
+    seen = kept.take(kept.judgeable())
+    for begin in range(0, len(seen), _AT_ONCE):
+        transitions, update = engine.observe(seen.take(np.arange(begin, min(begin + _AT_ONCE, len(seen)))))
+        engine.apply(update)
+        told += transitions
+    if engine.failures:
+        raise RuntimeError(f"judging failed for {', '.join(engine.failures)}; see the log")
+    told.sort(key=lambda t: (t.observed_at, t.sensor, t.rule))
+    return Judged(kept, _levels(kept, told), told)
+
+
+def _levels(readings: Readings, told: list[Transition]) -> NDArray[np.int8]:
+    """The highest open level after each reading: a step function for each rule and sensor, and their maximum."""
+    level = np.zeros(len(readings), np.int8)
+    steps: dict[tuple[int, int], list[Transition]] = {}
+    for transition in told:
+        steps.setdefault((transition.sensor, transition.rule), []).append(transition)
+    for (sensor, _), changes in steps.items():
+        begin, end = np.searchsorted(readings.sensor, [sensor, sensor + 1])
+        times = np.array([change.observed_at for change in changes])
+        after = np.array([0, *(change.after for change in changes)], np.int8)
+        own = level[begin:end]
+        np.maximum(own, after[np.searchsorted(times, readings.observed_at[begin:end], "right")], out=own)
+    return level

@@ -1,0 +1,414 @@
+"""The life of an alert: states and transitions of ISA-18.2 (IEC 62682), from detectors' verdicts and people's actions.
+
+Pure: `Docket` decides over the alerts that stand and collects what changes; nothing stands until `AlertBook.apply`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from alerts.rules import Rule, RuleSet
+from twin.catalog import Catalog
+from twin.model import (
+    LEVELS,
+    Alert,
+    AlertEvent,
+    AlertState,
+    Conflict,
+    Level,
+    Micros,
+    Transition,
+    alert_id,
+)
+
+LEVEL_ZH: Final = ("", "蓝色", "黄色", "橙色", "红色")
+JUDGEMENTS: Final = ("raised", "escalated", "deescalated", "cleared")
+
+_AFTER_CLEAR: Final = {
+    AlertState.ACTIVE_UNACKNOWLEDGED: AlertState.CLEARED_UNACKNOWLEDGED,
+    AlertState.ACTIVE_ACKNOWLEDGED: AlertState.CLEARED,
+}
+_AFTER_ACKNOWLEDGE: Final = {
+    AlertState.ACTIVE_UNACKNOWLEDGED: AlertState.ACTIVE_ACKNOWLEDGED,
+    AlertState.CLEARED_UNACKNOWLEDGED: AlertState.CLEARED,
+}
+# Late data can show that what was told cleared had not: the state it would then have.
+_REOPENED: Final = {
+    AlertState.CLEARED_UNACKNOWLEDGED: AlertState.ACTIVE_UNACKNOWLEDGED,
+    AlertState.CLEARED: AlertState.ACTIVE_ACKNOWLEDGED,
+}
+
+
+class AlertBook:
+    """The open alerts (all but `cleared`) by id, and the active ones by rule and subject."""
+
+    def __init__(self, alerts: Iterable[Alert] = ()) -> None:
+        self.open: dict[str, Alert] = {}
+        self.active: dict[tuple[str, str], Alert] = {}
+        self.apply(alerts)
+
+    def apply(self, alerts: Iterable[Alert]) -> None:
+        """Take in alerts as they now stand."""
+        for alert in alerts:
+            key = (alert.rule, subject_of(alert))
+            if alert.state.is_active:
+                self.active[key] = alert
+            elif key in self.active and self.active[key].id == alert.id:
+                del self.active[key]
+            if alert.state is AlertState.CLEARED:
+                self.open.pop(alert.id, None)
+            else:
+                self.open[alert.id] = alert
+
+
+def listed(alerts: Iterable[Alert]) -> list[Alert]:
+    """As the night shift wants them: active before cleared, worst first, newest first."""
+    return sorted(alerts, key=lambda a: (not a.state.is_active, -a.level, -a.raised_at, a.id))
+
+
+def subject_of(alert: Alert) -> str:
+    """What the alert is on: its sensor, or the group its asset field names."""
+    return alert.sensor if alert.sensor is not None else alert.asset or ""
+
+
+class Docket:
+    """What one batch changes: alerts as they will stand (`alerts`) and the events that tell of it (`events`)."""
+
+    def __init__(self, book: AlertBook, rules: RuleSet, version: int, catalog: Catalog, now: Micros) -> None:
+        self._book = book
+        self._rules = rules
+        self._version = version
+        self._catalog = catalog
+        self._now = now
+        self._changed: dict[str, Alert] = {}
+        self._active: dict[tuple[str, str], Alert | None] = {}
+        self._loaded: dict[str, Alert] = {}
+        self.events: list[AlertEvent] = []
+
+    @property
+    def alerts(self) -> list[Alert]:
+        return list(self._changed.values())
+
+    def load(self, alerts: Iterable[Alert]) -> None:
+        """Make alerts that the book no longer holds (cleared ones) known, without changing them."""
+        self._loaded.update((alert.id, alert) for alert in alerts if alert.id not in self._book.open)
+
+    def find(self, alert_id_: str) -> Alert | None:
+        """The alert as it would stand now."""
+        return self._changed.get(alert_id_) or self._book.open.get(alert_id_) or self._loaded.get(alert_id_)
+
+    def active(self, rule: str, subject: str) -> Alert | None:
+        key = (rule, subject)
+        return self._active[key] if key in self._active else self._book.active.get(key)
+
+    def _put(self, alert: Alert) -> Alert:
+        self._changed[alert.id] = alert
+        key = (alert.rule, subject_of(alert))
+        if alert.state.is_active:
+            self._active[key] = alert
+        else:
+            standing = self.active(*key)
+            if standing is not None and standing.id == alert.id:
+                self._active[key] = None
+        return alert
+
+    # Verdicts
+
+    def judge(self, t: Transition, peak: float = math.nan, is_retroactive: bool = False) -> Alert | None:
+        """Take in a verdict. `peak` is the extreme value so far (NaN: unknown). Returns the alert it concerns."""
+        rule = self._rules.rules[t.rule]
+        subject = t.subject if t.subject is not None else self._catalog.sensors[t.sensor].id
+        alert = self.active(rule.id, subject)
+        if t.after == Level.NONE:
+            if alert is None:
+                return None
+            return self._clear(alert, rule, t, peak, is_retroactive)
+        if alert is None:
+            return self._raise(rule, subject, t, peak, is_retroactive)
+        if t.after == alert.level:
+            return alert  # a detector that starts from an older state says what stands already
+        transition = "escalated" if t.after > alert.level else "deescalated"
+        state = alert.state
+        if t.after > alert.level:
+            state = AlertState.ACTIVE_UNACKNOWLEDGED  # a worse level asks for attention again
+        zh, en = _message(rule, self._catalog, t, alert.place or subject)
+        previous = alert.level
+        alert = replace(
+            alert, level=t.after, peak_level=max(alert.peak_level, t.after), state=state, value=_known(t.value),
+            threshold=_known(t.threshold), peak_value=_worse(rule, alert.peak_value, t.value, peak), message_zh=zh,
+            message_en=en, rule_version=self._version,
+        )  # fmt: skip
+        self._tell(alert, transition, previous, t, is_retroactive)
+        return self._put(alert)
+
+    def _raise(self, rule: Rule, subject: str, t: Transition, peak: float, is_retroactive: bool) -> Alert:
+        catalog = self._catalog
+        sensor = catalog.sensors[t.sensor] if t.subject is None else None
+        place = (sensor.asset or sensor.device) if sensor else subject
+        zh, en = _message(rule, catalog, t, place)
+        id_ = alert_id(rule.id, subject, t.observed_at)
+        alert = Alert(
+            id=id_, rule=rule.id, rule_version=self._version, sensor=sensor.id if sensor else None,
+            sensor_index=t.sensor if sensor else -1, asset=sensor.asset if sensor else subject,
+            tenant=sensor.tenant if sensor else _tenant(subject),
+            domain=_domain(catalog, sensor.kind if sensor else None, subject),
+            level=t.after, peak_level=t.after, state=AlertState.ACTIVE_UNACKNOWLEDGED, since=t.since,
+            raised_at=t.observed_at,
+            value=_known(t.value), peak_value=_worse(rule, None, t.value, peak), threshold=_known(t.threshold),
+            lon=sensor.lon if sensor else None, lat=sensor.lat if sensor else None, place=place, message_zh=zh,
+            message_en=en, instruction_zh=rule.instruction.zh, instruction_en=rule.instruction.en,
+        )  # fmt: skip
+        self._tell(alert, "raised", Level.NONE, t, is_retroactive)
+        return self._put(alert)
+
+    def _clear(self, alert: Alert, rule: Rule, t: Transition, peak: float, is_retroactive: bool) -> Alert:
+        zh, en = _message(rule, self._catalog, t, alert.place or subject_of(alert))
+        alert = replace(
+            alert, state=_AFTER_CLEAR[alert.state], cleared_at=t.observed_at, value=_known(t.value),
+            peak_value=_worse(rule, alert.peak_value, math.nan, peak), message_zh=zh, message_en=en,
+        )  # fmt: skip
+        self._tell(alert, "cleared", alert.level, t, is_retroactive)
+        return self._put(alert)
+
+    def _tell(self, alert: Alert, transition: str, previous: int, t: Transition, is_retroactive: bool) -> None:
+        salt = str(self._now) if is_retroactive else ""
+        self.events.append(
+            self._event(
+                alert, transition, previous, t.observed_at, salt, value=_known(t.value),
+                threshold=_known(t.threshold), is_retroactive=is_retroactive,
+            )
+        )  # fmt: skip
+
+    def _event(
+        self,
+        alert: Alert,
+        transition: str,
+        previous: int,
+        observed_at: Micros,
+        salt: str = "",
+        *,
+        value: float | None = None,
+        threshold: float | None = None,
+        is_retroactive: bool = False,
+        replaces: str | None = None,
+        by: str | None = None,
+        note: str | None = None,
+    ) -> AlertEvent:
+        text = f"{alert.id}\0{transition}\0{observed_at}\0{alert.level}\0{salt}"
+        return AlertEvent(
+            id=hashlib.blake2b(text.encode(), digest_size=10).hexdigest(), alert_id=alert.id, rule=alert.rule,
+            rule_version=alert.rule_version, sensor=alert.sensor, sensor_index=alert.sensor_index, asset=alert.asset,
+            tenant=alert.tenant, domain=alert.domain, level=alert.level, previous_level=previous, state=alert.state,
+            transition=transition, value=value, threshold=threshold, observed_at=observed_at, at=self._now,
+            lon=alert.lon, lat=alert.lat, message_zh=alert.message_zh, message_en=alert.message_en,
+            is_retroactive=is_retroactive, replaces=replaces, by=by, note=note,
+        )  # fmt: skip
+
+    # Late data
+
+    def rejudge(
+        self,
+        base: dict[tuple[str, str], str],
+        said: Sequence[AlertEvent],
+        verdicts: Sequence[tuple[Transition, float]],
+        new_from: dict[int, Micros],
+    ) -> None:
+        """Replace what was said of some sensors since a moment by what should have been said.
+
+        `base`: the alert (id) that stood active at that moment, by rule and subject; `said`: the judgements told
+        since, in order; `verdicts`: those that the readings as now known give, with peaks; `new_from`: by sensor
+        index, the newest event time before this batch: verdicts after it are ordinary ones, not retroactive.
+        """
+        told = {_identity(e): e for e in said}
+        due: list[tuple[Transition, float]] = []
+        kept: set[str] = set()
+        open_id = dict(base)
+        for t, peak in verdicts:
+            rule = self._rules.rules[t.rule]
+            subject = self._catalog.sensors[t.sensor].id
+            key = (rule.id, subject)
+            if t.before == Level.NONE:
+                open_id[key] = alert_id(rule.id, subject, t.observed_at)
+            same = told.get((open_id.get(key, ""), t.observed_at, _transition_word(t), t.after))
+            if same is not None and same.value == _known(t.value) and same.threshold == _known(t.threshold):
+                kept.add(same.id)
+                # What still stands needs no telling, unless something before it changed; then the alert's course is
+                # followed below all the same.
+            due.append((t, peak))
+        wrong = [e for e in said if e.id not in kept]
+        if not wrong and len(kept) == len(due):
+            return
+        acknowledged = self._rewind(base, said)
+        first_new = len(self.events)
+        withdrawn: set[str] = {e.alert_id for e in wrong if e.transition == "raised"}
+        for event in wrong:
+            alert = self.find(event.alert_id)
+            if alert is not None:
+                self.events.append(
+                    self._event(
+                        replace(alert, level=event.level), "withdrawn", event.level, event.observed_at,
+                        f"{event.id}{self._now}", value=event.value, threshold=event.threshold, is_retroactive=True,
+                        replaces=event.id,
+                    )
+                )  # fmt: skip
+        seen: set[str] = set()
+        for t, peak in due:
+            before = len(self.events)
+            alert = self.judge(t, peak, is_retroactive=t.observed_at <= new_from.get(t.sensor, 0))
+            if alert is None or len(self.events) == before:
+                continue
+            seen.add(alert.id)
+            same = told.get(_identity(self.events[-1]))
+            if same is not None and same.id in kept:
+                self.events.pop()
+        self._keep_acknowledged(acknowledged, seen, withdrawn)
+        for n in range(first_new, len(self.events)):
+            event = self.events[n]
+            if (
+                event.transition == "withdrawn"
+                or self._changed[event.alert_id].state.is_active is event.state.is_active
+            ):
+                self.events[n] = replace(event, state=self._changed[event.alert_id].state)
+
+    def _rewind(self, base: dict[tuple[str, str], str], said: Sequence[AlertEvent]) -> set[str]:
+        """Put the alerts of `said` back to how they stood at the base: those raised since are withdrawn until a verdict
+        raises them again. Returns the ids of those that were acknowledged."""
+        acknowledged = set()
+        first: dict[str, AlertEvent] = {}
+        for event in said:
+            first.setdefault(event.alert_id, event)
+        for id_, event in first.items():
+            alert = self.find(id_)
+            if alert is None:
+                continue
+            if alert.state in (AlertState.ACTIVE_ACKNOWLEDGED, AlertState.CLEARED):
+                acknowledged.add(id_)
+            if base.get((alert.rule, subject_of(alert))) == id_:
+                state = alert.state if alert.state.is_active else _REOPENED[alert.state]
+                level = event.previous_level if event.transition != "cleared" else event.level
+                self._put(replace(alert, state=state, level=level, cleared_at=None))
+            else:
+                self._put(
+                    replace(
+                        alert, state=AlertState.CLEARED, flags=("withdrawn",),
+                        cleared_at=alert.cleared_at or alert.raised_at,
+                    )
+                )  # fmt: skip
+        return acknowledged
+
+    def _keep_acknowledged(self, acknowledged: set[str], seen: set[str], withdrawn: set[str]) -> None:
+        """What somebody acknowledged stays acknowledged, also where late data gave the alert another beginning."""
+        keys = {
+            (a.rule, subject_of(a)) for id_ in acknowledged & withdrawn if (a := self._changed.get(id_)) is not None
+        }
+        for id_ in seen:
+            alert = self._changed[id_]
+            is_new_beginning = id_ not in acknowledged and (alert.rule, subject_of(alert)) in keys
+            if (id_ in acknowledged or is_new_beginning) and alert.state in _AFTER_ACKNOWLEDGE:
+                self._put(replace(alert, state=_AFTER_ACKNOWLEDGE[alert.state]))
+
+    # People
+
+    def acknowledge(self, alert: Alert, by: str | None, note: str | None) -> Alert:
+        """Somebody has seen it. Raises `Conflict` where there is nothing to acknowledge."""
+        state = _AFTER_ACKNOWLEDGE.get(alert.state)
+        if state is None:
+            raise Conflict(f"the alert is {alert.state.value} already / 报警状态已是 {alert.state.value}")
+        return self._act(replace(alert, state=state), "acknowledged", by, note)
+
+    def note(self, alert: Alert, by: str | None, note: str | None) -> Alert:
+        """Add a remark; the state stays."""
+        return self._act(alert, "noted", by, note)
+
+    def close(self, alert: Alert, by: str | None, note: str | None, because_removed: bool = False) -> Alert:
+        """End it. Raises `Conflict` while it is active, unless its rule was removed."""
+        if alert.state.is_active and not because_removed:
+            raise Conflict("the alert is active; it can be closed once it has cleared / 报警仍处于活动状态,不能关闭")
+        if alert.state is AlertState.CLEARED:
+            raise Conflict("the alert is closed already / 报警已关闭")
+        cleared_at = alert.cleared_at if alert.cleared_at is not None else self._now
+        return self._act(replace(alert, state=AlertState.CLEARED, cleared_at=cleared_at), "closed", by, note)
+
+    def _act(self, alert: Alert, transition: str, by: str | None, note: str | None) -> Alert:
+        self.events.append(
+            self._event(
+                alert, transition, alert.level, self._now, str(len(self.events)), value=alert.value,
+                threshold=alert.threshold, by=by, note=note,
+            )
+        )  # fmt: skip
+        return self._put(alert)
+
+
+def _identity(event: AlertEvent) -> tuple[str, Micros, str, int]:
+    return event.alert_id, event.observed_at, event.transition, _told_level(event)
+
+
+def _told_level(event: AlertEvent) -> int:
+    """The level after the event, as a verdict has it: none once cleared."""
+    return 0 if event.transition == "cleared" else event.level
+
+
+def _transition_word(t: Transition) -> str:
+    if t.before == Level.NONE:
+        return "raised"
+    if t.after == Level.NONE:
+        return "cleared"
+    return "escalated" if t.after > t.before else "deescalated"
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _worse(rule: Rule, *values: float | None) -> float | None:
+    """The extreme of `values` in the rule's direction."""
+    known = [v for v in values if v is not None and not math.isnan(v)]
+    if not known:
+        return None
+    if rule.detector == "rate" or rule.side == "either":
+        return max(known, key=abs)
+    if rule.detector == "threshold" and rule.side == "below":
+        return min(known)
+    return max(known)
+
+
+def _tenant(subject: str) -> str:
+    owner, _, rest = subject.partition("/")
+    return owner if rest == "gateway" else ""
+
+
+def _domain(catalog: Catalog, kind: str | None, subject: str) -> str:
+    if kind is not None:
+        return catalog.kinds[kind].domain
+    owner, _, rest = subject.partition("/")
+    return rest if owner == "domain" else "device"
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[str, str]:
+    """What happened in one line, Chinese and English."""
+    kind = catalog.kind(t.sensor) if t.subject is None else None
+    unit = kind.unit if kind and kind.unit != "bool" else ""
+    value_zh = f"{kind.zh if kind else ''} {_number(t.value)} {unit}".strip() if not math.isnan(t.value) else ""
+    value_en = f"{kind.en if kind else ''} {_number(t.value)} {unit}".strip() if not math.isnan(t.value) else ""
+    limit = f"{_number(t.threshold)} {unit}".strip() if not math.isnan(t.threshold) else ""
+    if rule.detector == "offline":
+        limit = ""
+        value_zh = f"超过 {_number(t.threshold)} 秒无数据" if t.after else "恢复上报"
+        value_en = f"silent for more than {_number(t.threshold)} s" if t.after else "reporting again"
+    if t.after == Level.NONE:
+        zh = f"{rule.title.zh} 解除:{place} {value_zh}"
+        en = f"{rule.title.en} cleared: {place}, {value_en}"
+    else:
+        zh = f"{LEVEL_ZH[t.after]}报警 {rule.title.zh}:{place} {value_zh}" + (f"(限值 {limit})" if limit else "")
+        en = f"{LEVELS[t.after - 1].upper()} {rule.title.en}: {place}, {value_en}" + (
+            f" (limit {limit})" if limit else ""
+        )
+    return zh.strip(), en.strip(" ,")

@@ -1,0 +1,10 @@
+"""Rule packs that are shipped: TOML files beside this one."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+
+def default_text() -> str:
+    """The default pack's TOML, as shipped."""
+    return (files(__name__) / "default.toml").read_text("utf-8")

@@ -1,0 +1,670 @@
+"""Rules: from TOML (or the same as JSON) to frozen `Rule`s, strictly, with every mistake told at once.
+
+Nothing here looks at sensors or readings: which sensors a rule watches is the engine's question, so a rule may name a
+sensor that does not exist yet. Limits stay in the kind's canonical unit; durations become int64 µs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, InvalidRules, Level, Micros, Problem
+
+MAX_TEXT: Final = 4 << 20  # bytes of a rules file; a city's hand-written rules are a hundredth of it
+MAX_RULES: Final = 10_000
+MAX_SENSORS: Final = 100_000  # names in one `sensors` list
+MAX_DURATION: Final[Micros] = 3660 * DAY
+MAX_WINDOW: Final[Micros] = 31 * DAY  # keeps the rate detector's int64 keys from overflowing
+NO_LEVEL: Final = math.nan  # a level that a rule does not have
+MARKS: Final = ("V", "Vs", "M", "E")
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SENSOR = re.compile(r"[^/+#\s]+/[^/+#\s]+")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|min|m|h|d))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
+_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
+_UNIT_US: Final = {"ms": 1000, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY}
+
+_COMMON: Final = frozenset(
+    {"id", "title", "kind", "sensors", "where", "detector", "source", "mark", "instruction", "enabled"}
+)
+_RUNS: Final = frozenset({"hold", "clear", "max_gap"})
+
+# The fields each detector takes beside the common ones; a detector is known if it is here.
+FIELDS: Final[dict[str, frozenset[str]]] = {
+    "threshold": frozenset({"side", "strict", "levels"}) | _RUNS,
+    "range": frozenset({"min", "max", "level"}) | _RUNS,
+    "rate": frozenset({"side", "strict", "levels", "window"}) | _RUNS,
+    "stuck": frozenset({"for", "tolerance", "except", "level", "max_gap"}),
+    "offline": frozenset({"after", "level"}),
+}
+_SIDES: Final[dict[str, tuple[str, ...]]] = {"threshold": ("above", "below"), "rate": ("above", "below", "either")}
+_DEFAULT_LEVEL: Final = {"range": Level.YELLOW, "stuck": Level.BLUE, "offline": Level.BLUE}
+_WHERE: Final = ("tag", "not_tag", "domain", "tenant", "asset", "device", "statistic", "kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A text for people in both languages."""
+
+    zh: str
+    en: str
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Conditions on a sensor; each empty one holds for all, several words of one mean "any of them". `not_tag`: none
+    of them."""
+
+    tag: tuple[str, ...] = ()
+    not_tag: tuple[str, ...] = ()
+    domain: tuple[str, ...] = ()
+    tenant: tuple[str, ...] = ()
+    asset: tuple[str, ...] = ()
+    device: tuple[str, ...] = ()
+    statistic: tuple[str, ...] = ()
+    kind: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """How far inside its limit a value must be to count as clear: `amount` in the kind's unit, or in % of |limit|."""
+
+    amount: float = 0.0
+    is_percent: bool = False
+
+    def of(self, limit: float) -> float:
+        return abs(limit) * self.amount / 100 if self.is_percent else self.amount
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule, checked. `levels` and `hold` hold blue, yellow, orange, red in that order (NaN: no such level);
+    every duration is in µs. Fields that the rule's detector does not use keep their defaults. `fingerprint` is equal
+    for two rules if and only if they judge alike under the same id; title, instruction, source and mark do not
+    bear on it."""
+
+    id: str
+    detector: str
+    title: Words
+    kind: str | None = None
+    sensors: tuple[str, ...] = ()
+    where: Where = Where()
+    side: str = "above"
+    strict: bool = False
+    levels: tuple[float, float, float, float] = (NO_LEVEL,) * 4
+    hold: tuple[Micros, Micros, Micros, Micros] = (0, 0, 0, 0)
+    clear_margin: Margin = Margin()
+    clear_hold: Micros = 0
+    max_gap: Micros | None = None
+    level: Level = Level.YELLOW
+    min: float | None = None
+    max: float | None = None
+    window: Micros = 0
+    stuck_for: Micros = 0
+    tolerance: float = 0.0
+    excepted: tuple[float, ...] = ()
+    after: Micros = 0
+    after_intervals: float = 0.0
+    source: str = ""
+    marks: tuple[str, str, str, str] = ("",) * 4
+    instruction: Words = Words("", "")
+    enabled: bool = True
+    line: int = field(default=0, compare=False)
+    fingerprint: int = 0
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def judged(self) -> tuple[Any, ...]:
+        """Everything that bears on which alerts the rule gives."""
+        selection = (self.kind, tuple(sorted(self.sensors)), self.where)
+        limits = (self.side, self.strict, self.levels, self.level, self.min, self.max)
+        runs = (self.hold, self.clear_margin, self.clear_hold, self.max_gap, self.window)
+        others = (self.stuck_for, self.tolerance, self.excepted, self.after, self.after_intervals, self.enabled)
+        return (self.id, self.detector, selection, limits, runs, others)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """Rules in the order of their file. A rule's place in `rules` is its index wherever rules are numbered. `text` is
+    the TOML they came from (made from the JSON, where they came as JSON)."""
+
+    rules: tuple[Rule, ...]
+    text: str
+    by_id: Mapping[str, Rule]
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+    def index(self, rule_id: str) -> int:
+        """The place of rule `rule_id`; KeyError if there is none."""
+        return self.rules.index(self.by_id[rule_id])
+
+    def as_json(self) -> dict[str, Any]:
+        """The rules as they were written, as a JSON object in the file's form."""
+        return {"rule": [dict(rule.raw) for rule in self.rules]}
+
+
+def parse_rules(text: str | bytes, kinds: Collection[str], *, require_source: bool = False) -> RuleSet:
+    """The rules of a TOML text. `kinds` are the names of the known kinds; `require_source` asks each rule for source,
+    mark, title and instruction, as shipped packs must have them. Raises `InvalidRules` with every mistake."""
+    decoded = _decode(text)
+    try:
+        table = tomllib.loads(decoded)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRules([Problem(_toml_place(str(error)), "", f"not TOML: {error}")]) from None
+    except RecursionError:
+        raise InvalidRules([Problem("file", "", "nested too deeply")]) from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise InvalidRules([Problem("file", "", f"not TOML: {error}")]) from None
+    lines = [decoded.count("\n", 0, match.start()) + 1 for match in _HEADER.finditer(decoded)]
+    rules = _parse(table, kinds, lines, require_source)
+    return RuleSet(rules, decoded, {rule.id: rule for rule in rules})
+
+
+def parse_rules_json(text: str | bytes, kinds: Collection[str]) -> RuleSet:
+    """The same from JSON: `{"rule": [{…}, …]}`. Raises `InvalidRules` with every mistake."""
+    decoded = _decode(text)
+    try:
+        table = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise InvalidRules([Problem(f"line {error.lineno}", "", f"not JSON: {error.msg}")]) from None
+    except RecursionError:
+        raise InvalidRules([Problem("file", "", "nested too deeply")]) from None
+    except ValueError as error:
+        raise InvalidRules([Problem("file", "", f"not JSON: {error}")]) from None
+    return parse_rules_table(table, kinds)
+
+
+def parse_rules_table(table: object, kinds: Collection[str]) -> RuleSet:
+    """The same from a decoded JSON or TOML document. Raises `InvalidRules` with every mistake."""
+    if not isinstance(table, dict):
+        raise InvalidRules([Problem("file", "", 'must be an object {"rule": [ … ]}')])
+    rules = _parse(table, kinds, [], False)
+    return RuleSet(rules, to_toml(rules), {rule.id: rule for rule in rules})
+
+
+def parse_duration(text: str) -> Micros:
+    """µs of "500ms", "30s", "5min" (or "5m"), "6h", "1d" or several together ("1h30min"); ValueError for others."""
+    text = text.strip()
+    if len(text) > 64 or not _DURATION.fullmatch(text):
+        raise ValueError('must be a duration such as "30s", "5min", "6h" or "1d"')
+    span = sum(round(float(number) * _UNIT_US[unit]) for number, unit in _DURATION_PART.findall(text))
+    if span > MAX_DURATION:
+        raise ValueError("is longer than ten years")
+    return span
+
+
+def to_toml(rules: Collection[Rule]) -> str:
+    """TOML that parses into the same rules."""
+    blocks = ("".join(f"{_key(key)} = {_value(value)}\n" for key, value in rule.raw.items()) for rule in rules)
+    return "\n".join("[[rule]]\n" + block for block in blocks)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(str(k))} = {_value(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(v) for v in value) + "]"
+    return repr(value)
+
+
+def _decode(text: str | bytes) -> str:
+    if len(text) > MAX_TEXT:
+        raise InvalidRules([Problem("file", "", f"larger than {MAX_TEXT >> 20} MiB")])
+    if isinstance(text, str):
+        return text.removeprefix("\ufeff")
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = text[: error.start].count(b"\n") + 1
+        raise InvalidRules([Problem(f"line {line}", "", "not UTF-8")]) from None
+
+
+def _toml_place(message: str) -> str:
+    found = re.search(r"at line (\d+)", message)
+    return f"line {found[1]}" if found else "file"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice in one object")
+    return table
+
+
+def _no_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number")
+
+
+def _parse(table: dict[str, Any], kinds: Collection[str], lines: list[int], require_source: bool) -> tuple[Rule, ...]:
+    problems = [Problem("file", str(name)[:80], "unknown field") for name in table if name != "rule"]
+    entries = table.get("rule", [])
+    if not isinstance(entries, list):
+        problems.append(Problem("file", "rule", "must be an array of tables: [[rule]]"))
+        entries = []
+    if len(entries) > MAX_RULES:
+        raise InvalidRules([*problems, Problem("file", "rule", f"more than {MAX_RULES} rules")])
+    if len(lines) != len(entries):
+        lines = [0] * len(entries)  # rules written inline, or a header inside a string: better none than a wrong line
+    rules: list[Rule] = []
+    seen: dict[str, str] = {}
+    for number, (entry, line) in enumerate(zip(entries, lines, strict=True), 1):
+        name = entry.get("id") if isinstance(entry, dict) else None
+        known = isinstance(name, str) and _ID.fullmatch(name) is not None
+        place = (str(name) if known else f"rule {number}") + (f", line {line}" if line else "")
+        if not isinstance(entry, dict):
+            problems.append(Problem(place, "", "must be a table"))
+            continue
+        reader = _RuleReader(entry, place, kinds, problems)
+        rule = reader.rule(line, require_source)
+        if known:
+            if rule.id in seen:
+                problems.append(Problem(place, "id", f"is the id of {seen[rule.id]} too"))
+            seen.setdefault(rule.id, f"rule {number}" if not line else f"the rule at line {line}")
+        rules.append(rule)
+    if problems:
+        raise InvalidRules(problems)
+    return tuple(rules)
+
+
+class _RuleReader:
+    """Reads one rule's table; each mistake goes into `problems` and reading goes on with a harmless value."""
+
+    def __init__(self, table: dict[str, Any], place: str, kinds: Collection[str], problems: list[Problem]) -> None:
+        self.table = table
+        self.place = place
+        self.kinds = kinds
+        self.problems = problems
+
+    def wrong(self, name: str, text: str) -> None:
+        self.problems.append(Problem(self.place, name[:80], text))
+
+    def rule(self, line: int, require_source: bool) -> Rule:
+        table = self.table
+        rule_id = self.text("id", required=True)
+        if rule_id and not _ID.fullmatch(rule_id):
+            self.wrong("id", "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+        detector = self.text("detector", required=True)
+        known = detector in FIELDS
+        if detector and not known:
+            self.wrong("detector", f"unknown detector {detector[:40]!r}; known are {', '.join(FIELDS)}")
+        allowed = FIELDS.get(detector, frozenset().union(*FIELDS.values()))
+        for name in table:
+            if name not in _COMMON and name not in allowed:
+                elsewhere = known and any(name in fields for fields in FIELDS.values())
+                self.wrong(name, f"is not a field of detector {detector}" if elsewhere else "unknown field")
+        kind, sensors, where = self.selection()
+        title = self.words("title", rule_id)
+        has = allowed.__contains__ if known else (lambda name: False)
+        side = self.side(detector) if has("side") else "above"
+        levels = self.levels(side, detector) if has("levels") else (NO_LEVEL,) * 4
+        single = _DEFAULT_LEVEL.get(detector, Level.YELLOW)
+        if has("level"):
+            single = self.level(single)
+        low = self.number("min") if has("min") else None
+        high = self.number("max") if has("max") else None
+        if low is not None and high is not None and low >= high:
+            self.wrong("min", "must be below max")
+        present = [not math.isnan(limit) for limit in levels] if has("levels") else [i + 1 == single for i in range(4)]
+        hold = self.hold(present) if has("hold") else (0, 0, 0, 0)
+        margin, clear_hold = self.clear() if has("clear") else (Margin(), 0)
+        self.check_margin(detector, side, levels, low, high, margin)
+        after, after_intervals = self.after() if has("after") else (0, 0.0)
+        window = self.duration("window", required=True, most=MAX_WINDOW) if has("window") else None
+        source, instruction = self.text("source"), self.words("instruction", "")
+        marks = self.marks(present)
+        if require_source:
+            self.check_shipped(source, marks, present, instruction)
+        rule = Rule(
+            id=rule_id,
+            detector=detector,
+            title=title,
+            kind=kind,
+            sensors=sensors,
+            where=where,
+            side=side,
+            strict=self.flag("strict", False) if has("strict") else False,
+            levels=levels,
+            hold=hold,
+            clear_margin=margin,
+            clear_hold=clear_hold,
+            max_gap=self.duration("max_gap") if has("max_gap") else None,
+            level=single,
+            min=low,
+            max=high,
+            window=window or 0,
+            stuck_for=(self.duration("for", required=True) or 0) if has("for") else 0,
+            tolerance=self.not_negative("tolerance") if has("tolerance") else 0.0,
+            excepted=self.excepted() if has("except") else (),
+            after=after,
+            after_intervals=after_intervals,
+            source=source,
+            marks=marks,
+            instruction=instruction,
+            enabled=self.flag("enabled", True),
+            line=line,
+            raw=table,
+        )
+        digest = hashlib.blake2b(repr(rule.judged()).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        # The digest is of the finished rule, which is frozen: there is no other moment to set it.
+        object.__setattr__(rule, "fingerprint", int.from_bytes(digest, "big", signed=True))
+        return rule
+
+    # plain values
+
+    def text(self, name: str, *, required: bool = False) -> str:
+        value = self.table.get(name)
+        if value is None:
+            if required or name in self.table:
+                self.wrong(name, "is missing" if name not in self.table else "must be a text")
+            return ""
+        if not isinstance(value, str) or (required and not value):
+            self.wrong(name, "must be a text" if not isinstance(value, str) else "must not be empty")
+            return ""
+        if len(value) > 10_000:
+            self.wrong(name, "is longer than 10,000 characters")
+        return value
+
+    def as_number(self, name: str, value: object) -> float | None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.wrong(name, "must be a number")
+            return None
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            self.wrong(name, "must be a finite number")
+            return None
+        return number
+
+    def number(self, name: str) -> float | None:
+        return self.as_number(name, self.table[name]) if name in self.table else None
+
+    def not_negative(self, name: str) -> float:
+        number = self.number(name)
+        if number is not None and number < 0:
+            self.wrong(name, "must not be negative")
+        return number or 0.0
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.table.get(name, default)
+        if not isinstance(value, bool):
+            self.wrong(name, "must be true or false")
+            return default
+        return value
+
+    def as_duration(self, name: str, value: object) -> Micros:
+        if isinstance(value, str):
+            try:
+                return parse_duration(value)
+            except ValueError as error:
+                self.wrong(name, str(error))
+                return 0
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != 0:
+            negative = isinstance(value, int | float) and not isinstance(value, bool) and value < 0
+            text = "must not be negative" if negative else 'must be a duration with its unit, such as "30s", or 0'
+            self.wrong(name, text)
+        return 0
+
+    def duration(self, name: str, *, required: bool = False, most: Micros = MAX_DURATION) -> Micros | None:
+        """A duration above 0, or None if the field is not there."""
+        if name not in self.table:
+            if required:
+                self.wrong(name, "is missing")
+            return None
+        before = len(self.problems)
+        span = self.as_duration(name, self.table[name])
+        if len(self.problems) == before and not 0 < span <= most:
+            self.wrong(name, "must be longer than 0" if span <= 0 else f"must be at most {most // DAY} days")
+        return span
+
+    def words(self, name: str, default: str) -> Words:
+        value = self.table.get(name)
+        if name not in self.table:
+            return Words(default, default)
+        if isinstance(value, str):
+            return Words(value, value)
+        if not isinstance(value, dict) or not value or not all(isinstance(v, str) for v in value.values()):
+            self.wrong(name, 'must be { zh = "…", en = "…" }')
+            return Words(default, default)
+        for key in value.keys() - {"zh", "en"}:
+            self.wrong(f"{name}.{key}", "unknown field")
+        if any(len(v) > 10_000 for v in value.values()):
+            self.wrong(name, "is longer than 10,000 characters")
+        zh, en = value.get("zh"), value.get("en")
+        return Words(zh or en or default, en or zh or default)
+
+    # parts of a rule
+
+    def selection(self) -> tuple[str | None, tuple[str, ...], Where]:
+        table = self.table
+        named = [name for name in ("kind", "sensors", "where") if name in table]
+        if not named:
+            self.wrong("kind", "is missing: a rule names its sensors by kind, where or sensors")
+        if "sensors" in named and len(named) > 1:
+            self.wrong("sensors", "cannot be combined with kind or where")
+        kind: str | None = None
+        if "kind" in table:
+            kind = self.text("kind", required=True) or None
+            self.check_kind("kind", kind)
+        sensors = self.sensors() if "sensors" in table else ()
+        where = self.where() if "where" in table else Where()
+        if kind is not None and kind != "*" and where.kind and kind not in where.kind:
+            self.wrong("where.kind", "contradicts kind")
+        return kind, sensors, where
+
+    def check_kind(self, name: str, kind: str | None) -> None:
+        if kind and kind != "*" and kind not in self.kinds:
+            self.wrong(name, f"unknown kind {kind[:80]!r}")
+
+    def sensors(self) -> tuple[str, ...]:
+        value = self.table["sensors"]
+        if not isinstance(value, list) or not value:
+            self.wrong("sensors", 'must be a list of at least one "device/property"')
+            return ()
+        if len(value) > MAX_SENSORS:
+            self.wrong("sensors", f"more than {MAX_SENSORS} sensors")
+            return ()
+        bad = [v for v in value if not (isinstance(v, str) and len(v) <= 512 and _SENSOR.fullmatch(v))]
+        for v in bad[:10]:
+            self.wrong("sensors", f"{str(v)[:80]!r} is not device/property")
+        good = [v for v in value if isinstance(v, str)]
+        if not bad and len(set(good)) != len(good):
+            self.wrong("sensors", "names a sensor twice")
+        return tuple(good)
+
+    def where(self) -> Where:
+        value = self.table["where"]
+        if not isinstance(value, dict) or not value:
+            self.wrong("where", f"must be a table of at least one of {', '.join(_WHERE)}")
+            return Where()
+        parts: dict[str, tuple[str, ...]] = {}
+        for name, given in value.items():
+            if name not in _WHERE:
+                self.wrong(f"where.{name}", "unknown field")
+                continue
+            words = [given] if isinstance(given, str) else given
+            if not isinstance(words, list) or not words or not all(isinstance(w, str) and w for w in words):
+                self.wrong(f"where.{name}", "must be a text or a list of texts")
+                continue
+            parts[name] = tuple(words)
+        domains = {kind.partition(".")[0] for kind in self.kinds}
+        for word in parts.get("domain", ()):
+            if word not in domains:
+                self.wrong("where.domain", f"unknown domain {word[:80]!r}")
+        for word in parts.get("kind", ()):
+            self.check_kind("where.kind", word)
+        return Where(**parts)
+
+    def side(self, detector: str) -> str:
+        allowed = _SIDES[detector]
+        value = self.table.get("side", "above")
+        if not isinstance(value, str) or value not in allowed:
+            hint = "; detector range has two limits" if value == "either" else ""
+            self.wrong("side", f"must be one of {', '.join(allowed)}{hint}")
+            return "above"
+        return value
+
+    def level(self, default: Level) -> Level:
+        value = self.table.get("level")
+        if "level" not in self.table:
+            return default
+        try:
+            return Level.of(value if isinstance(value, str) else "")
+        except ValueError:
+            self.wrong("level", f"must be one of {', '.join(LEVELS)}")
+            return default
+
+    def levels(self, side: str, detector: str) -> tuple[float, float, float, float]:
+        value = self.table.get("levels")
+        nothing = (NO_LEVEL,) * 4
+        if not isinstance(value, dict) or not value:
+            missing = "levels" not in self.table
+            self.wrong("levels", "is missing" if missing else "must be a table such as { yellow = 15, red = 40 }")
+            return nothing
+        limits = list(nothing)
+        for name, given in value.items():
+            if name not in LEVELS:
+                self.wrong(f"levels.{name}", f"must be one of {', '.join(LEVELS)}")
+                continue
+            number = self.as_number(f"levels.{name}", given)
+            if number is not None:
+                limits[LEVELS.index(name)] = number
+                if detector == "rate" and number <= 0:
+                    self.wrong(f"levels.{name}", "must be above 0: the side tells the direction of a change")
+        falling = side == "below" and detector == "threshold"
+        given_limits = [(name, limit) for name, limit in zip(LEVELS, limits, strict=True) if not math.isnan(limit)]
+        for (lower, a), (upper, b) in itertools.pairwise(given_limits):
+            if (b > a) if falling else (b < a):
+                self.wrong("levels", f"{upper} must not be {'above' if falling else 'below'} {lower}")
+        return (limits[0], limits[1], limits[2], limits[3])
+
+    def hold(self, present: list[bool]) -> tuple[Micros, Micros, Micros, Micros]:
+        value = self.table.get("hold", 0)
+        if not isinstance(value, dict):
+            span = self.as_duration("hold", value)
+            return (span,) * 4
+        spans = [0, 0, 0, 0]
+        for name, given in value.items():
+            if name not in LEVELS:
+                self.wrong(f"hold.{name}", f"must be one of {', '.join(LEVELS)}")
+                continue
+            spans[LEVELS.index(name)] = self.as_duration(f"hold.{name}", given)
+            if not present[LEVELS.index(name)]:
+                self.wrong(f"hold.{name}", "the rule has no such level")
+        return (spans[0], spans[1], spans[2], spans[3])
+
+    def clear(self) -> tuple[Margin, Micros]:
+        value = self.table.get("clear", True)
+        if value is True:
+            return Margin(), 0
+        if not isinstance(value, dict):
+            self.wrong("clear", 'must be { margin = "10%", hold = "5min" } or true')
+            return Margin(), 0
+        for name in value.keys() - {"margin", "hold"}:
+            self.wrong(f"clear.{name}", "unknown field")
+        hold = self.as_duration("clear.hold", value.get("hold", 0))
+        given = value.get("margin", 0)
+        if isinstance(given, str):
+            found = _PERCENT.fullmatch(given.strip()) if len(given) < 40 else None
+            if found is None or float(found[1]) > 100:
+                self.wrong("clear.margin", 'must be a number, or "0%" to "100%" of the limit')
+                return Margin(), hold
+            return Margin(float(found[1]), True), hold
+        number = self.as_number("clear.margin", given)
+        if number is not None and number < 0:
+            self.wrong("clear.margin", "must not be negative")
+        return Margin(number or 0.0), hold
+
+    def check_margin(
+        self,
+        detector: str,
+        side: str,
+        levels: tuple[float, ...],
+        low: float | None,
+        high: float | None,
+        margin: Margin,
+    ) -> None:
+        """Refuse a margin that leaves no value at which the alert could ever clear."""
+        never = False
+        if detector == "range" and low is not None and high is not None and low < high:
+            never = low + margin.of(low) > high - margin.of(high)
+        if detector == "rate" and side == "either":
+            never = any(margin.of(limit) >= limit > 0 for limit in levels)
+        if never:
+            self.wrong("clear.margin", "is so wide that the alert could never clear")
+
+    def marks(self, present: list[bool]) -> tuple[str, str, str, str]:
+        value = self.table.get("mark", "")
+        if isinstance(value, str):
+            if value not in ("", *MARKS):
+                self.wrong("mark", f"must be one of {', '.join(MARKS)}")
+            return (value,) * 4
+        marks = ["", "", "", ""]
+        if not isinstance(value, dict):
+            self.wrong("mark", f"must be one of {', '.join(MARKS)}, or a table by level")
+            value = {}
+        for name, given in value.items():
+            if name not in LEVELS or not present[LEVELS.index(name)]:
+                self.wrong(f"mark.{name}", "the rule has no such level")
+            elif given not in MARKS:
+                self.wrong(f"mark.{name}", f"must be one of {', '.join(MARKS)}")
+            else:
+                marks[LEVELS.index(name)] = given
+        return (marks[0], marks[1], marks[2], marks[3])
+
+    def excepted(self) -> tuple[float, ...]:
+        value = self.table.get("except", [])
+        if not isinstance(value, list) or len(value) > 100:
+            self.wrong("except", "must be a list of at most 100 numbers")
+            return ()
+        numbers = [self.as_number("except", v) for v in value]
+        return tuple(sorted({n for n in numbers if n is not None}))
+
+    def after(self) -> tuple[Micros, float]:
+        """`(µs, 0)` for a duration, `(0, times)` for times the sensor's interval ("3x", the default)."""
+        value = self.table.get("after", "3x")
+        found = _TIMES.fullmatch(value) if isinstance(value, str) and len(value) < 40 else None
+        if found is not None:
+            times = float(found[1])
+            if not 1 <= times <= 1e6:
+                self.wrong("after", 'must be at least "1x"')
+            return 0, times
+        before = len(self.problems)
+        span = self.as_duration("after", value)
+        if len(self.problems) > before:
+            self.problems[-1] = Problem(self.place, "after", 'must be a duration, or "3x" times the interval')
+        elif span <= 0:
+            self.wrong("after", "must be longer than 0")
+        return span, 0.0
+
+    def check_shipped(self, source: str, marks: tuple[str, ...], present: list[bool], instruction: Words) -> None:
+        if not source:
+            self.wrong("source", "is missing")
+        if any(there and not mark for there, mark in zip(present, marks, strict=True)):
+            self.wrong("mark", "is missing")
+        if "title" not in self.table:
+            self.wrong("title", "is missing")
+        if not instruction.zh or not instruction.en:
+            self.wrong("instruction", "is missing")

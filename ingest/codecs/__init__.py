@@ -1,0 +1,153 @@
+"""Payload formats: from messages as they came to columns of readings, and rejects with their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from ingest.codecs import senml, status, telemetry, waveform
+from ingest.codecs.gathering import Gathering, Unreadable
+from twin.catalog import Catalog
+from twin.model import Bools, Floats, Indices, Ints, Micros, RawMessage, Reason, Reject, WaveformBlock
+
+__all__ = ["Decoded", "decode"]
+
+Codec = Callable[[Gathering, RawMessage, str, str], None]
+
+# What `+` of a pattern stands for is tenant, then device. The first pattern that fits holds.
+CODECS: Final[tuple[tuple[str, Codec], ...]] = (
+    ("v1/gateway/telemetry", telemetry.decode_gateway),
+    ("cim/v1/+/gateway/telemetry", telemetry.decode_gateway),
+    ("cim/v1/+/+/telemetry", telemetry.decode_device),
+    ("cim/v1/+/+/senml", senml.decode),
+    ("cim/v1/+/+/waveform", waveform.decode),
+    ("cim/v1/+/+/status", status.decode),
+)
+MAX_ROUTES: Final = 200_000
+
+
+class Route(NamedTuple):
+    """Where a topic leads: its codec (None: nowhere), tenant (None: the default one) and device."""
+
+    codec: Codec | None
+    tenant: str | None
+    device: str
+
+
+# Topics seen, with where they lead. Bound: MAX_ROUTES, then emptied; a topic's route never changes.
+_routes: dict[str, Route] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A batch of messages decoded.
+
+    Columns, one row a usable reading, in the order of messages and within them: `sensor` int32 index, `observed_at`
+    and `received_at` int64 µs, `value` float64 in the kind's canonical unit (NaN = null), `message` int32 index into
+    the batch, `position` int32 place in the message's order of decoding, `by_gateway` whether it came by a gateway's
+    topic. `statuses` are (tenant, device, is online, received_at). `received` counts as the contract does:
+    rows + blocks + rejected positions = received, a message refused whole (position -1) counting as one.
+    """
+
+    sensor: Indices
+    observed_at: Ints
+    received_at: Ints
+    value: Floats
+    message: Indices
+    position: Indices
+    by_gateway: Bools
+    rejects: list[Reject]
+    waveforms: list[WaveformBlock]
+    statuses: list[tuple[str, str, bool, Micros]]
+    received: int
+
+    def __len__(self) -> int:
+        return len(self.sensor)
+
+    def per_message(self, only: Sequence[frozenset[int] | None]) -> tuple[list[int], list[int]]:
+        """By message, how many readings and blocks are usable and how many are refused, of the positions that `only`
+        names for it (None: all)."""
+        accepted, refused = [0] * len(only), [0] * len(only)
+        places = [*zip(self.message.tolist(), self.position.tolist(), strict=True)]
+        places += [(block.message, block.position) for block in self.waveforms]
+        for message, position in places:
+            accepted[message] += _is_wanted(only[message], position)
+        for reject in self.rejects:
+            refused[reject.message] += sum(_is_wanted(only[reject.message], p) for p in reject.positions)
+        return accepted, refused
+
+    def narrowed(self, only: Sequence[frozenset[int] | None]) -> Decoded:
+        """The same without the positions that `only` leaves out."""
+        rows = zip(self.message.tolist(), self.position.tolist(), strict=True)
+        keep = np.array([_is_wanted(only[m], p) for m, p in rows], bool)
+        rejects = [
+            replace(reject, positions=tuple(p for p in reject.positions if _is_wanted(only[reject.message], p)))
+            for reject in self.rejects
+        ]
+        rejects = [reject for reject in rejects if reject.positions]
+        blocks = [block for block in self.waveforms if _is_wanted(only[block.message], block.position)]
+        return Decoded(
+            self.sensor[keep],
+            self.observed_at[keep],
+            self.received_at[keep],
+            self.value[keep],
+            self.message[keep],
+            self.position[keep],
+            self.by_gateway[keep],
+            rejects,
+            blocks,
+            self.statuses,
+            int(keep.sum()) + len(blocks) + sum(reject.readings for reject in rejects),
+        )
+
+
+def _is_wanted(wanted: frozenset[int] | None, position: int) -> bool:
+    return wanted is None or position in wanted
+
+
+def decode(
+    messages: Sequence[RawMessage], catalog: Catalog, *, default_tenant: str = "default", max_bytes: int = 1 << 20
+) -> Decoded:
+    """Everything in `messages` that is usable, as columns, and the rest as rejects; raises for no payload or topic.
+
+    `default_tenant` owns what comes without a tenant in the topic; a payload over `max_bytes` is refused unparsed.
+    """
+    out = Gathering(messages, catalog)
+    for number, message in enumerate(messages):
+        out.begin(number, message)
+        if len(message.payload) > max_bytes:
+            out.refuse_message(Reason.TOO_LARGE, f"{len(message.payload)} bytes; at most {max_bytes}")
+            continue
+        codec, tenant, device = _routes.get(message.topic) or _route(message.topic)
+        if codec is None:
+            out.refuse_message(Reason.MALFORMED, "unknown topic")
+            continue
+        try:
+            codec(out, message, default_tenant if tenant is None else tenant, device)
+        except Unreadable as error:
+            out.refuse_message(Reason.MALFORMED, str(error), device or None)
+        else:
+            out.counts[number] = len(out.sensor) - out.first
+    columns = out.columns()  # refuses, too: before rejects()
+    return Decoded(*columns, out.rejects(), out.blocks, out.statuses, out.received())
+
+
+def _route(topic: str) -> Route:
+    if len(_routes) >= MAX_ROUTES:
+        _routes.clear()
+    route = _routes[topic] = find_route(topic)
+    return route
+
+
+def find_route(topic: str) -> Route:
+    """The first pattern of `CODECS` that fits the topic."""
+    levels = topic.split("/")
+    for pattern, codec in CODECS:
+        wanted = pattern.split("/")
+        if len(wanted) == len(levels) and all(w in ("+", level) for w, level in zip(wanted, levels, strict=True)):
+            names = [level for w, level in zip(wanted, levels, strict=True) if w == "+"]
+            return Route(codec, names[0] if names else None, names[1] if len(names) > 1 else "")
+    return Route(None, None, "")

@@ -1,0 +1,181 @@
+"""SenML (RFC 8428) in JSON and CBOR."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
+
+import cbor2
+
+from ingest.codecs.gathering import LAST_TIME, NOT_A_TIME, Gathering, Unreadable, read_json, shown
+from twin.model import Micros, RawMessage, Reason
+from twin.units import UNITS, conversion, spell
+
+VERSION: Final = 10
+RELATIVE_BELOW_S: Final = 2**28  # RFC 8428, 4.5.3: smaller times are relative to now
+_LABELS: Final = {
+    -1: "bver", -2: "bn", -3: "bt", -4: "bu", -5: "bv", -6: "bs",
+    0: "n", 1: "u", 2: "v", 3: "vs", 4: "vb", 5: "s", 6: "t", 7: "ut", 8: "vd",
+}  # fmt: skip
+# SenML's names for units that we spell in another way, and those that mean something else here (its g is the gram).
+_UNITS: Final[dict[str, str | None]] = {
+    "Cel": "°C", "l": None, "g": None, "m/s2": "m/s²", "m3/s": "m³/s", "l/s": "L/s", "%RH": "%", "%EL": "%",
+    "/": None, "count": None, "pH": "",
+}  # fmt: skip
+
+
+def decode(out: Gathering, message: RawMessage, tenant: str, device: str) -> None:
+    """A pack of records; each with a value is a reading.
+
+    The resolved name is `device:property`, `device/property`, or a property of the topic's device. A value in a unit
+    that is not the sensor's own is converted if both are known, and refused if they measure different things; a unit
+    we do not know is taken for the sensor's own. `Unreadable` for what is no pack, a newer version, and fields that a
+    reader must understand (ending in `_`).
+    """
+    out.by_gateway[out.number] = device == "gateway"
+    pack = _read_cbor(message.payload) if message.payload[:1] >= b"\x80" else read_json(message.payload)
+    if type(pack) is not list:
+        raise Unreadable("a SenML pack is an array of records")
+    records = [_checked(record) for record in pack]
+    base_name, base_unit, base_time, base_value = "", "", 0, 0.0
+    for record in records:
+        if record is None:
+            out.add_refused(Reason.MALFORMED, "a record must be an object with fields of the right types", device)
+            continue
+        base_name = record.get("bn", base_name)
+        base_unit = record.get("bu", base_unit)
+        if "bt" in record:
+            base_time = _micros(record["bt"])
+        base_value = record.get("bv", base_value)
+        if not record.keys() & _CARRIES_READING:
+            continue  # base fields only
+        at = _when(base_time, _micros(record.get("t", 0)), message.received_at)
+        owner, prop = _split(out, base_name + record.get("n", ""), tenant, device)
+        if prop is None:
+            out.add_refused(Reason.UNKNOWN_DEVICE, f"no device in the name {shown(owner)}", device)
+            continue
+        value = _value(record, base_value)
+        unit = record.get("u", base_unit)
+        if unit and type(value) in (int, float):
+            fits, value = _convert(out, owner, tenant, prop, at, unit, value)
+            if not fits:
+                detail = f"{shown(prop)}: {shown(unit)} is not a unit of what it measures"
+                out.add_refused(Reason.BAD_VALUE, detail, owner)
+                continue
+        out.add_one(owner, tenant, prop, value, at)
+    if len(out.sensor) == out.first:
+        raise Unreadable("there is no reading in it")
+
+
+_CARRIES_READING: Final = frozenset(("n", "v", "vs", "vb", "vd", "s", "t"))
+_NUMBERS: Final = frozenset(("bt", "bv", "bs", "t", "ut", "s"))
+_TEXTS: Final = frozenset(("bn", "bu", "n", "u"))
+
+
+def _checked(record: Any) -> dict[str, Any] | None:
+    """The record with its fields by name, or None where a field is of the wrong type."""
+    if type(record) is not dict:
+        return None
+    fields: dict[Any, Any] = {
+        _LABELS.get(key, key) if type(key) is int else key: value for key, value in record.items()
+    }
+    for name, value in fields.items():
+        if name == "bver":
+            if type(value) is not int or value > VERSION:
+                raise Unreadable(f"SenML version {shown(str(value)[:20])}; we read {VERSION} and below")
+        elif name in _NUMBERS:
+            if isinstance(value, Decimal | Fraction):
+                fields[name] = _float(value)
+            elif type(value) not in (int, float):
+                return None
+        elif name in _TEXTS:
+            if type(value) is not str:
+                return None
+        elif isinstance(name, str) and name.endswith("_"):
+            raise Unreadable(f"field {shown(name)} must be understood, and is not")
+    return fields
+
+
+def _micros(seconds: float) -> Micros:
+    """Seconds in µs; `NOT_A_TIME` where none."""
+    if not abs(seconds) < LAST_TIME / 1e6:  # nor NaN
+        return NOT_A_TIME
+    return seconds * 1_000_000 if isinstance(seconds, int) else round(seconds * 1e6)
+
+
+def _when(base: Micros, time: Micros, received_at: Micros) -> Micros:
+    if NOT_A_TIME in (base, time):
+        return NOT_A_TIME
+    at = base + time
+    return at if at >= RELATIVE_BELOW_S * 1_000_000 else received_at + at
+
+
+def _split(out: Gathering, name: str, tenant: str, device: str) -> tuple[str, str | None]:
+    """Device and property that a resolved name stands for; the property None where it names neither."""
+    if "/" in name:
+        owner, _, prop = name.partition("/")
+        return owner, prop
+    if ":" not in name:
+        return device, name
+    if name in (out.properties(device, tenant) or ()):
+        return device, name
+    end = len(name)
+    while (end := name.rfind(":", 0, end)) >= 0:  # ids may hold colons: urn:dev:mac:…
+        if out.is_known(name[:end]):
+            return name[:end], name[end + 1 :]
+    owner, _, prop = name.rpartition(":")
+    return owner, prop
+
+
+def _value(record: Mapping[str, Any], base: float) -> Any:
+    """The value, base value added; a string or array stands for what cannot be one."""
+    if "v" in record:
+        value = record["v"]
+        if isinstance(value, Decimal | Fraction):
+            value = _float(value)
+        if type(value) in (int, float):
+            try:
+                total = value + base if base else value
+            except OverflowError:
+                return math.inf
+            return math.inf if total != total else total  # NaN in CBOR is no value; a missing one is null
+        return value if value is None else "?"
+    if "vb" in record:
+        return record["vb"] if type(record["vb"]) is bool else "?"
+    return "?"  # a string, data, or a sum alone
+
+
+def _float(number: Decimal | Fraction) -> float:
+    try:
+        return float(number)
+    except (OverflowError, ValueError):
+        return math.inf
+
+
+def _convert(
+    out: Gathering, device: str, tenant: str, prop: str, at: Micros, unit: str, value: float
+) -> tuple[bool, float]:
+    """The value in the sensor's own unit; False where the two units measure different things."""
+    own = out.unit(device, tenant, prop, at)
+    known = _UNITS[unit] if unit in _UNITS else spell(unit)
+    if own is None or known is None or known == own or (unit == "%" and UNITS[own][0] == "gas fraction"):
+        return True, value
+    factors = conversion(known, own)
+    if factors is None:
+        return False, value
+    try:
+        return True, value * factors[0] + factors[1]
+    except OverflowError:
+        return True, math.inf
+
+
+def _read_cbor(payload: bytes) -> Any:
+    try:
+        return cbor2.loads(payload)
+    except RecursionError:
+        raise Unreadable("nested too deeply") from None
+    except (cbor2.CBORDecodeError, ValueError, EOFError, TypeError, OverflowError, MemoryError) as error:
+        raise Unreadable(f"not CBOR: {error}") from None

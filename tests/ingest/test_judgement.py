@@ -1,0 +1,259 @@
+"""Batches, order, repetition and restarts do not change what is said: decided over random streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import orjson
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from alerts.engine import EngineState
+from alerts.lifecycle import AlertBook
+from alerts.rules import parse_rules
+from ingest.judgement import Decision, Judgement, Snapshot
+from twin.catalog import Catalog
+from twin.model import (
+    HOUR,
+    MINUTE,
+    SECOND,
+    Alert,
+    AlertEvent,
+    AlertState,
+    Bools,
+    Indices,
+    Ints,
+    RawMessage,
+    Readings,
+    Sensor,
+)
+from twin.units import load_kinds
+
+KINDS = load_kinds()
+START = 1_790_000_000 * SECOND
+RULES = """
+[[rule]]
+id = "ponding"
+kind = "drainage.ponding_depth"
+detector = "threshold"
+levels = { blue = 10, yellow = 15, orange = 25, red = 40 }
+hold = { blue = "2min", yellow = "2min", orange = "1min", red = 0 }
+clear = { margin = "10%", hold = "2min" }
+
+[[rule]]
+id = "rising"
+kind = "drainage.ponding_depth"
+detector = "rate"
+window = "5min"
+levels = { yellow = 20 }
+
+[[rule]]
+id = "still"
+kind = "drainage.ponding_depth"
+detector = "stuck"
+for = "6min"
+tolerance = 0.5
+level = "blue"
+
+[[rule]]
+id = "outside"
+kind = "drainage.ponding_depth"
+detector = "range"
+level = "orange"
+"""
+
+
+class Kept:
+    """What a database would hold, in memory: the test's own archive, checked against the real one in tests/system."""
+
+    def __init__(self) -> None:
+        self.readings: dict[tuple[int, int], tuple[int, float, int]] = {}
+        self.events: list[AlertEvent] = []
+        self.alert_rows: dict[str, Alert] = {}
+
+    def known(self, sensor: Indices, observed_at: Ints, table: str = "readings") -> Bools:
+        keys = zip(sensor.tolist(), observed_at.tolist(), strict=True)
+        return np.array([key in self.readings for key in keys], bool)
+
+    def history(self, sensor: Indices, after: Ints) -> Readings:
+        since = dict(zip(sensor.tolist(), after.tolist(), strict=True))
+        found = sorted((s, t, *self.readings[s, t]) for s, t in self.readings if s in since and t > since[s])
+        columns = list(zip(*found, strict=True)) if found else [()] * 5
+        return Readings(
+            np.array(columns[0], np.int32),
+            np.array(columns[1], np.int64),
+            np.array(columns[2], np.int64),
+            np.array(columns[3], np.float64),
+            np.array(columns[4], np.uint8),
+        )
+
+    def said(self, sensor: Indices, after: Ints) -> list[AlertEvent]:
+        since = dict(zip(sensor.tolist(), after.tolist(), strict=True))
+        return [e for e in standing(self.events) if e.observed_at > since.get(e.sensor_index, 1 << 62)]
+
+    def alerts(self, ids: Sequence[str]) -> list[Alert]:
+        return [self.alert_rows[i] for i in ids if i in self.alert_rows]
+
+    def commit(self, decision: Decision) -> None:
+        r = decision.outcome.readings
+        for row in zip(
+            *(c.tolist() for c in (r.sensor, r.observed_at, r.received_at, r.value, r.quality)), strict=True
+        ):
+            assert row[:2] not in self.readings, "a reading would be stored twice"
+            self.readings[row[:2]] = row[2:]
+        for event in decision.outcome.events:
+            self.events.append(replace(event, seq=len(self.events) + 1))
+        for alert in decision.outcome.alerts:
+            self.alert_rows[alert.id] = alert
+
+
+def standing(events: Sequence[AlertEvent]) -> list[AlertEvent]:
+    """The judgements that were not taken back."""
+    replaced = {e.replaces for e in events if e.replaces}
+    return [e for e in events if e.transition != "withdrawn" and e.id not in replaced]
+
+
+def compared(events: Sequence[AlertEvent]) -> list[tuple[object, ...]]:
+    told = [(e.rule, e.sensor, e.transition, e.level, e.observed_at, e.value, e.threshold) for e in standing(events)]
+    return sorted(told, key=str)
+
+
+def catalog() -> Catalog:
+    result = Catalog(KINDS)
+    result.put(
+        [(n, Sensor(f"d{n}", "depth", "drainage.ponding_depth", "cm", interval_s=60, min=0, max=60)) for n in range(3)]
+    )
+    return result
+
+
+def judgement(over: Catalog) -> Judgement:
+    return Judgement(
+        over, parse_rules(RULES, KINDS), 1, lateness=24 * HOUR, default_tenant="default", max_bytes=1 << 20
+    )
+
+
+Reading = tuple[int, int, float | None]  # sensor, minute, value
+
+
+def messages(readings: Sequence[Reading]) -> list[RawMessage]:
+    return [
+        RawMessage(
+            f"cim/v1/default/d{s}/telemetry",
+            orjson.dumps({"ts": (START + m * MINUTE) // 1000, "values": {"depth": v}}),
+            START + 1000 * MINUTE + n,
+        )
+        for n, (s, m, v) in enumerate(readings)
+    ]
+
+
+def written(now: Judgement) -> list[Snapshot]:
+    """The snapshots as a checkpoint writes them."""
+    return [replace(s, observed_at=s.observed_at.copy()) for s in now.snapshots]
+
+
+def run(batches: Sequence[Sequence[Reading]], restart_after: int = -1, checkpoint_every: int = 3) -> Kept:
+    kept = Kept()
+    over = catalog()
+    now = judgement(over)
+    now.keep_snapshot(now.snapshot(0, START))
+    tail: list[Readings] = []
+    saved_state, saved = now.state.copy(), written(now)
+    for n, batch in enumerate(batches):
+        raw = messages(batch)
+        at = START + n * SECOND
+        decision = now.decide(raw, now.decode(raw), kept, at)
+        counts = decision.outcome.counts
+        assert counts.received == counts.stored + counts.duplicate + counts.quarantined == len(batch)
+        kept.commit(decision)
+        now.apply(decision)
+        tail.append(decision.outcome.readings)
+        if n % checkpoint_every == checkpoint_every - 1:
+            now.keep_snapshot(now.snapshot(n, at))
+            saved_state, saved, tail = now.state.copy(), written(now), []
+        if n == restart_after:
+            now = judgement(over)
+            now.state = saved_state.copy()
+            now.snapshots = [
+                Snapshot(s.batch, s.taken_at, s.observed_at.copy(), EngineState.from_bytes(s.engine.to_bytes()))
+                for s in saved
+            ]
+            now.engine.restore(now.snapshots[-1].engine)
+            now.book = AlertBook(a for a in kept.alert_rows.values() if a.state is not AlertState.CLEARED)
+            since = Readings.join(tail)
+            now.recover(since, kept)
+            now.state.apply(since)
+    assert not now.engine.failures
+    return kept
+
+
+values = st.one_of(
+    st.none(),
+    st.sampled_from([0.0, 5.0, 9.4, 10.0, 13.0, 14.0, 15.0, 24.9, 25.0, 40.0, 55.0, 61.0, 130.0]),
+    st.floats(0, 70, width=16),
+)
+streams = st.dictionaries(st.tuples(st.integers(0, 2), st.integers(0, 60)), values, min_size=1, max_size=60)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(streams, st.randoms(use_true_random=False), st.integers(1, 12), st.integers(-1, 20), st.booleans())
+def test_any_order_batching_repetition_and_restart_give_the_same_alert_events(
+    stream: dict[tuple[int, int], float | None], random: object, size: int, restart: int, shuffled: bool
+) -> None:
+    ordered: list[Reading] = sorted(((s, m, v) for (s, m), v in stream.items()), key=lambda r: (r[1], r[0]))
+    expected = run([ordered])
+    arriving = list(ordered)
+    if shuffled:
+        random.shuffle(arriving)  # type: ignore[attr-defined]
+    else:
+        arriving += [(s, m, 33.0) for s, m, _ in ordered[:10]]  # repeated with another value: the first wins
+    batches = [arriving[n : n + size] for n in range(0, len(arriving), size)]
+    got = run(batches, restart)
+    assert got.readings.keys() == expected.readings.keys()
+    assert compared(got.events) == compared(expected.events)
+    open_now = sorted(a.id for a in got.alert_rows.values() if a.state is not AlertState.CLEARED)
+    assert open_now == sorted(a.id for a in expected.alert_rows.values() if a.state is not AlertState.CLEARED)
+    for alert in expected.alert_rows.values():
+        same = got.alert_rows[alert.id]
+        assert (same.level, same.state, same.cleared_at, same.raised_at) == (
+            alert.level, alert.state, alert.cleared_at, alert.raised_at,
+        )  # fmt: skip
+
+
+def test_a_late_reading_that_undoes_an_alert_withdraws_it_and_says_so() -> None:
+    depths = [(0, 0, 12.0), (0, 2, 12.0), (0, 4, 12.0)]
+    before = run([depths])
+    assert [e.transition for e in before.events if e.rule == "ponding"] == ["raised"]
+    after = run([depths, [(0, 1, 0.0)]])
+    told = [e for e in after.events if e.rule == "ponding"]
+    assert [(e.transition, e.is_retroactive) for e in told] == [
+        ("raised", False), ("withdrawn", True), ("raised", True),
+    ]  # fmt: skip
+    assert told[1].replaces == told[0].id
+    assert told[1].state is AlertState.CLEARED
+    assert after.alert_rows[told[0].alert_id].flags == ("withdrawn",)
+
+
+def test_what_was_acknowledged_stays_so_when_late_data_moves_its_beginning() -> None:
+    over = catalog()
+    now, kept = judgement(over), Kept()
+    now.keep_snapshot(now.snapshot(0, START))
+
+    def take(readings: Sequence[Reading]) -> Decision:
+        raw = messages(readings)
+        decision = now.decide(raw, now.decode(raw), kept, START)
+        kept.commit(decision)
+        now.apply(decision)
+        return decision
+
+    take([(0, 0, 12.0), (0, 3, 12.0), (0, 5, 12.0)])
+    docket = now.docket(START)
+    docket.acknowledge(next(iter(now.book.open.values())), "duty", None)
+    acknowledged = now.decision_of(docket)
+    kept.commit(acknowledged)
+    now.apply(acknowledged)
+    take([(0, 1, 0.0)])
+    (alert,) = now.book.open.values()
+    assert alert.raised_at == START + 5 * MINUTE
+    assert alert.state is AlertState.ACTIVE_ACKNOWLEDGED

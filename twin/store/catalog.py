@@ -1,0 +1,168 @@
+"""Sensors, devices, assets and rule sets in the database.
+
+Functions take a connection inside a transaction of the caller's, and raise psycopg's own errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from twin.catalog import Catalog, Replacement
+from twin.model import Conflict, InvalidSensors, Micros, Problem, Sensor, SensorMode, micros
+from twin.store.database import Connection
+from twin.store.rows import Row, moment
+from twin.units import Kind
+
+_COLUMNS: Final = (
+    "device, property, tenant, kind, unit, asset, lon, lat, interval_s, min, max, tags, mode, statistic"
+)  # fmt: skip
+
+
+def _sensor(row: Row) -> Sensor:
+    device, prop, tenant, kind, unit, asset, lon, lat, interval_s, low, high, tags, mode, statistic = row
+    return Sensor(
+        device, prop, kind, unit, tenant, asset, lon, lat, interval_s, low, high, tuple(tags), SensorMode(mode),
+        statistic,
+    )  # fmt: skip
+
+
+def refresh(connection: Connection, catalog: Catalog) -> bool:
+    """Bring `catalog` to what the database holds; whether anything had changed."""
+    version = connection.execute("select catalog_version from service").fetchone()
+    if version is None or version[0] == catalog.version:
+        return False
+    # Sensors are upserted under a lock on the table and marked with the version of their change.
+    found = connection.execute(
+        f"select id, {_COLUMNS} from sensors where catalog_version > %s order by id".encode(), (catalog.version,)
+    ).fetchall()
+    catalog.put([(row[0], _sensor(row[1:])) for row in found])
+    replacements = connection.execute(
+        "select r.device, r.hardware, d.tenant, r.since from replacements r join devices d on d.id = r.device"
+    ).fetchall()
+    catalog.replace(
+        [Replacement(device, hardware, tenant, micros(since)) for device, hardware, tenant, since in replacements]
+    )
+    catalog.version = version[0]
+    return True
+
+
+def upsert_sensors(connection: Connection, sensors: Sequence[Sensor], kinds: dict[str, Kind]) -> tuple[int, int]:
+    """Create or update sensors, their devices, tenants and assets; `(created, updated)`. The mode of an existing sensor
+    stays. Raises `InvalidSensors` where one would change what stored readings mean, or move a device to another tenant.
+    """
+    if not sensors:
+        return 0, 0
+    connection.execute("lock table sensors in share row exclusive mode")
+    connection.execute(
+        "create temporary table incoming (n int, device text, property text, tenant text, kind text, unit text,"
+        " asset text, lon float8, lat float8, interval_s float8, min float8, max float8, tags text[], statistic text)"
+        " on commit drop"
+    )
+    with connection.cursor() as cursor, cursor.copy("copy incoming from stdin (format binary)") as copy:
+        copy.set_types(
+            ["int4", "text", "text", "text", "text", "text", "text", *["float8"] * 5, "text[]", "text"]
+        )  # fmt: skip
+        for n, s in enumerate(sensors):
+            copy.write_row(
+                (n, s.device, s.property, s.tenant, s.kind, s.unit, s.asset, s.lon, s.lat, s.interval_s, s.min, s.max,
+                 list(s.tags), s.statistic)
+            )  # fmt: skip
+    _check(connection, kinds)
+    connection.execute("insert into tenants (id) select distinct tenant from incoming on conflict do nothing")
+    connection.execute(
+        "insert into devices (id, tenant) select distinct device, tenant from incoming on conflict do nothing"
+    )
+    connection.execute(
+        "insert into assets (id, tenant, lon, lat) select distinct on (asset) asset, tenant, lon, lat from incoming"
+        " where asset is not null order by asset, n on conflict do nothing"
+    )
+    version = bump_catalog(connection)
+    updated = connection.execute(
+        "update sensors s set unit = i.unit, kind = i.kind, asset = i.asset, lon = i.lon, lat = i.lat,"
+        " interval_s = i.interval_s, min = i.min, max = i.max, tags = i.tags, updated_at = now(), catalog_version = %s"
+        " from incoming i where s.device = i.device and s.property = i.property",
+        (version,),
+    ).rowcount
+    created = connection.execute(
+        "insert into sensors (id, device, property, tenant, kind, unit, asset, lon, lat, interval_s, min, max, tags,"
+        " statistic, catalog_version)"
+        " select (select coalesce(max(id) + 1, 0) from sensors) + row_number() over (order by n) - 1, device, property,"
+        " tenant, kind, unit, asset, lon, lat, interval_s, min, max, tags, statistic, %s from incoming i"
+        " where not exists (select from sensors s where s.device = i.device and s.property = i.property)",
+        (version,),
+    ).rowcount
+    connection.execute("drop table incoming")
+    return created, updated
+
+
+def _check(connection: Connection, kinds: dict[str, Kind]) -> None:
+    problems = []
+    for n, device, prop, new, old in connection.execute(
+        "select i.n, i.device, i.property, i.kind, s.kind from incoming i"
+        " join sensors s on s.device = i.device and s.property = i.property where s.kind <> i.kind order by 1"
+    ):
+        if old in kinds and kinds[old].unit != kinds[new].unit:
+            text = f"{device}/{prop} is {old}, whose readings are stored in {kinds[old].unit}; it cannot become {new}"
+            problems.append(Problem(f"sensor {n + 1}", "kind", text))
+    problems.extend(
+        Problem(f"sensor {n + 1}", "tenant", f"device {device} belongs to {owner}, not {tenant}")
+        for n, device, tenant, owner in connection.execute(
+            "select distinct on (i.device) i.n, i.device, i.tenant, d.tenant from incoming i"
+            " join devices d on d.id = i.device where d.tenant <> i.tenant order by i.device, i.n"
+        )
+    )
+    problems.extend(
+        Problem(f"sensor {n + 1}", "device", f"{device} is hardware that stands in for device {stands_for}")
+        for n, device, stands_for in connection.execute(
+            "select i.n, i.device, r.device from incoming i join replacements r on r.hardware = i.device order by 1"
+        )
+    )
+    if problems:
+        raise InvalidSensors(problems)
+
+
+def bump_catalog(connection: Connection) -> int:
+    row = connection.execute(
+        "update service set catalog_version = catalog_version + 1 returning catalog_version"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def set_mode(connection: Connection, index: int, mode: SensorMode, reason: str | None) -> None:
+    connection.execute(
+        "update sensors set mode = %s, mode_reason = %s, updated_at = now(), catalog_version = %s where id = %s",
+        (mode.value, reason, bump_catalog(connection), index),
+    )
+
+
+def replace_device(connection: Connection, device: str, hardware: str, since: Micros, by: str | None) -> None:
+    """Let `hardware` stand in for `device` from `since` on. `Conflict` where `hardware` is a device with sensors of its
+    own or stands in for another one."""
+    if connection.execute("select 1 from sensors where device = %s limit 1", (hardware,)).fetchone():
+        raise Conflict(f"{hardware} has sensors of its own / {hardware} 已有自己的测点")
+    taken = connection.execute(
+        "select device from replacements where hardware = %s and device <> %s", (hardware, device)
+    ).fetchone()
+    if taken:
+        raise Conflict(f"{hardware} already stands in for {taken[0]} / {hardware} 已替代 {taken[0]}")
+    connection.execute(
+        "insert into replacements (hardware, device, since, by) values (%s, %s, %s, %s)"
+        " on conflict (hardware) do update set since = excluded.since, by = excluded.by",
+        (hardware, device, moment(since), by),
+    )
+    bump_catalog(connection)
+
+
+def current_rules(connection: Connection) -> tuple[int, str] | None:
+    """`(version, text)` of the newest rule set."""
+    row = connection.execute("select version, text from rule_sets order by version desc limit 1").fetchone()
+    return None if row is None else (int(row[0]), str(row[1]))
+
+
+def save_rules(connection: Connection, text: str, by: str | None) -> int:
+    """Store `text` as the next version and make it the one in force."""
+    row = connection.execute("update service set rules_version = rules_version + 1 returning rules_version").fetchone()
+    version = int(row[0]) if row else 1
+    connection.execute("insert into rule_sets (version, text, by) values (%s, %s, %s)", (version, text, by))
+    return version

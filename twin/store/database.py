@@ -1,0 +1,113 @@
+"""Connections, and what the database's errors mean to the rest of the house."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from twin.model import Readings, StoreRefused, StoreUnavailable
+
+# PostgreSQL counts binary timestamps from 2000-01-01.
+POSTGRES_EPOCH: Final = 946_684_800_000_000
+
+_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_TRAILER: Final = b"\xff\xff"
+_READING: Final = np.dtype(
+    [
+        ("fields", ">i2"),
+        ("n1", ">i4"), ("sensor", ">i4"),
+        ("n2", ">i4"), ("observed_at", ">i8"),
+        ("n3", ">i4"), ("received_at", ">i8"),
+        ("n4", ">i4"), ("value", ">f8"),
+        ("n5", ">i4"), ("quality", ">i2"),
+        ("n6", ">i4"), ("batch", ">i8"),
+    ]
+)  # fmt: skip
+_MISSING: Final = np.dtype([(n, _READING[n]) for n in _READING.names or () if n != "value"])
+_ROW: Final = np.dtype(
+    [
+        ("fields", ">i2"),
+        ("n1", ">i4"), ("sensor", ">i4"),
+        ("n2", ">i4"), ("observed_at", ">i8"),
+        ("n3", ">i4"), ("received_at", ">i8"),
+        ("n4", ">i4"), ("value", ">f8"),
+        ("n5", ">i4"), ("quality", ">i2"),
+    ]
+)  # fmt: skip
+READING_COLUMNS: Final = "sensor_id, observed_at, received_at, coalesce(value, 'NaN'::float8), quality"
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """psycopg's errors as the house's: content that the database refuses is `StoreRefused`, everything else
+    `StoreUnavailable`, for what is not the content's fault may pass."""
+    try:
+        yield
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        raise StoreRefused(str(error).splitlines()[0]) from error
+    except psycopg.Error as error:
+        raise StoreUnavailable(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+
+def pack_readings(readings: Readings, batch: int) -> bytes:
+    """The rows of `readings` as COPY's binary format, sorted by sensor and time (the unique index then costs least)."""
+    order = np.lexsort((readings.observed_at, readings.sensor))
+    r = readings.take(order)
+    missing = np.isnan(r.value)
+    if not missing.any():
+        return _HEADER + _rows(r, batch, _READING).tobytes() + _TRAILER
+    return (
+        _HEADER
+        + _rows(r.take(~missing), batch, _READING).tobytes()
+        + _rows(r.take(missing), batch, _MISSING).tobytes()
+        + _TRAILER
+    )
+
+
+def _rows(r: Readings, batch: int, dtype: np.dtype[np.void]) -> NDArray[np.void]:
+    rows = np.empty(len(r), dtype)
+    rows["fields"] = 6
+    rows["n1"] = 4
+    rows["n2"] = rows["n3"] = rows["n6"] = 8
+    rows["n5"] = 2
+    rows["sensor"] = r.sensor
+    rows["observed_at"] = r.observed_at - POSTGRES_EPOCH
+    rows["received_at"] = r.received_at - POSTGRES_EPOCH
+    rows["quality"] = r.quality
+    rows["batch"] = batch
+    if "value" in (dtype.names or ()):
+        rows["n4"] = 8
+        rows["value"] = r.value
+    else:
+        rows["n4"] = -1
+    return rows
+
+
+def unpack_readings(data: bytes) -> Readings:
+    """Readings from binary COPY output of `READING_COLUMNS`."""
+    if len(data) < len(_HEADER) + 2:
+        return Readings.empty()
+    rows = np.frombuffer(data, _ROW, count=(len(data) - len(_HEADER) - 2) // _ROW.itemsize, offset=len(_HEADER))
+    return Readings(
+        rows["sensor"].astype(np.int32),
+        rows["observed_at"].astype(np.int64) + POSTGRES_EPOCH,
+        rows["received_at"].astype(np.int64) + POSTGRES_EPOCH,
+        rows["value"].astype(np.float64),
+        rows["quality"].astype(np.uint8),
+    )
+
+
+def read_readings(connection: Connection, query: str, params: dict[str, object]) -> Readings:
+    """Readings that a query selecting `READING_COLUMNS` gives."""
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"copy ({query}) to stdout (format binary)".encode(), params) as copy,
+    ):
+        return unpack_readings(b"".join(bytes(block) for block in copy))

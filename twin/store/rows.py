@@ -1,0 +1,124 @@
+"""Rows to nouns and back: the columns of alerts, alert events and quarantine in one place."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from twin.model import EPOCH, Alert, AlertEvent, AlertState, Micros, Refusal, micros
+
+Row = tuple[Any, ...]
+
+
+def moment(at: Micros | None) -> dt.datetime | None:
+    """µs as the datetime that psycopg takes."""
+    return None if at is None else EPOCH + dt.timedelta(microseconds=at)
+
+
+def times(column: NDArray[np.int64]) -> list[dt.datetime]:
+    return [EPOCH + dt.timedelta(microseconds=at) for at in column.tolist()]
+
+
+def instant(value: dt.datetime | None) -> Micros | None:
+    return None if value is None else micros(value)
+
+
+_ALERT: Final = (
+    "id", "rule", "rule_version", "sensor_id", "asset", "tenant", "domain", "level", "peak_level", "state", "flags",
+    "since", "raised_at", "cleared_at", "value", "peak_value", "threshold", "lon", "lat", "place", "message_zh",
+    "message_en", "instruction_zh", "instruction_en",
+)  # fmt: skip
+_SENSOR_OF_A: Final = "(select s.device || '/' || s.property from sensors s where s.id = a.sensor_id)"
+_SENSOR_OF_E: Final = "(select s.device || '/' || s.property from sensors s where s.id = e.sensor_id)"
+ALERT_COLUMNS: Final = ", ".join(f"a.{name}" for name in _ALERT) + f", {_SENSOR_OF_A}"
+UPSERT_ALERT: Final = (
+    f"insert into alerts ({', '.join(_ALERT)}) values ({', '.join(['%s'] * len(_ALERT))})"
+    " on conflict (id) do update set " + ", ".join(f"{name} = excluded.{name}" for name in _ALERT if name != "id")
+)
+
+
+def alert(row: Row) -> Alert:
+    """An alert from `ALERT_COLUMNS`."""
+    (id_, rule, version, index, asset, tenant, domain, level, peak_level, state, flags, since, raised_at, cleared_at,
+     value, peak_value, threshold, lon, lat, place, zh, en, instruction_zh, instruction_en, sensor) = row  # fmt: skip
+    return Alert(
+        id_, rule, version, sensor, -1 if index is None else index, asset, tenant, domain, level, peak_level,
+        AlertState(state), micros(since), micros(raised_at), value, peak_value, threshold, instant(cleared_at),
+        tuple(flags), lon, lat, place, zh, en, instruction_zh, instruction_en,
+    )  # fmt: skip
+
+
+def alert_values(a: Alert) -> Row:
+    return (
+        a.id, a.rule, a.rule_version, None if a.sensor_index < 0 else a.sensor_index, a.asset, a.tenant, a.domain,
+        a.level, a.peak_level, a.state.value, list(a.flags), moment(a.since), moment(a.raised_at),
+        moment(a.cleared_at), a.value, a.peak_value, a.threshold, a.lon, a.lat, a.place, a.message_zh, a.message_en,
+        a.instruction_zh, a.instruction_en,
+    )  # fmt: skip
+
+
+_EVENT: Final = (
+    "seq", "id", "alert_id", "rule", "rule_version", "sensor_id", "asset", "tenant", "domain", "level",
+    "previous_level", "state", "transition", "value", "threshold", "observed_at", "at", "lon", "lat", "message_zh",
+    "message_en", "is_retroactive", "replaces", "by", "note",
+)  # fmt: skip
+EVENT_COLUMNS: Final = ", ".join(f"e.{name}" for name in _EVENT) + f", {_SENSOR_OF_E}"
+COPY_EVENTS: Final = f"copy alert_events ({', '.join(_EVENT)}) from stdin"
+
+
+def event(row: Row) -> AlertEvent:
+    """An alert event from `EVENT_COLUMNS`."""
+    (seq, id_, alert_id, rule, version, index, asset, tenant, domain, level, previous, state, transition, value,
+     threshold, observed_at, at, lon, lat, zh, en, is_retroactive, replaces, by, note, sensor) = row  # fmt: skip
+    return AlertEvent(
+        id_, alert_id, rule, version, sensor, -1 if index is None else index, asset, tenant, domain, level, previous,
+        AlertState(state), transition, value, threshold, micros(observed_at), micros(at), lon, lat, zh, en,
+        is_retroactive, replaces, by, note, seq,
+    )  # fmt: skip
+
+
+def event_values(e: AlertEvent) -> Row:
+    return (
+        e.seq, e.id, e.alert_id, e.rule, e.rule_version, None if e.sensor_index < 0 else e.sensor_index, e.asset,
+        e.tenant, e.domain, e.level, e.previous_level, e.state.value, e.transition, e.value, e.threshold,
+        moment(e.observed_at), moment(e.at), e.lon, e.lat, e.message_zh, e.message_en, e.is_retroactive, e.replaces,
+        e.by, e.note,
+    )  # fmt: skip
+
+
+def quarantine_key(refusal: Refusal) -> bytes:
+    """What makes two refusals the same: topic, bytes and reason."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (refusal.topic.encode("utf-8", "surrogateescape"), refusal.reason.value.encode()):
+        digest.update(len(part).to_bytes(4, "big") + part)
+    digest.update(refusal.payload)
+    return digest.digest()
+
+
+def upsert_refusals(cursor: psycopg.Cursor[Any], refusals: list[Refusal], keep_bytes: int) -> None:
+    """Add to quarantine; a refusal that is there already counts up."""
+    merged: dict[bytes, list[Any]] = {}
+    for r in refusals:
+        key = quarantine_key(r)
+        if key in merged:
+            merged[key][10] += r.deliveries
+            merged[key][11] += r.readings
+            continue
+        merged[key] = [
+            key, r.topic, r.payload[:keep_bytes], len(r.payload), len(r.payload) > keep_bytes, r.reason.value,
+            r.detail, r.tenant, r.device, list(r.positions), r.deliveries, r.readings, moment(r.received_at),
+            moment(r.received_at),
+        ]  # fmt: skip
+    cursor.executemany(
+        "insert into quarantine (key, topic, payload, size, is_truncated, reason, detail, tenant, device, positions,"
+        " deliveries, readings, first_at, last_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " on conflict (key) do update set deliveries = quarantine.deliveries + excluded.deliveries,"
+        " readings = quarantine.readings + excluded.readings, last_at = excluded.last_at,"
+        " positions = excluded.positions, detail = excluded.detail",
+        list(merged.values()),
+    )

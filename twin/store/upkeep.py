@@ -1,0 +1,243 @@
+"""What the database needs from time to time, on a connection and a thread of its own: checkpoints, aggregates,
+partitions made ahead, retention."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import psycopg
+
+from twin.model import DAY, Ints, Micros, Readings
+from twin.state import SensorState
+from twin.store.database import READING_COLUMNS, Connection, read_readings, translated
+from twin.store.migrate import flavour_of
+from twin.store.partitions import Partitions
+from twin.store.rows import moment
+
+# Aggregates by name: bucket width as an SQL interval, and what each is made from.
+LEVELS: Final = (
+    ("readings_1m", "1 minute", "readings"),
+    ("readings_1h", "1 hour", "readings_1m"),
+    ("readings_1d", "1 day", "readings_1h"),
+)
+_ORIGIN: Final = "timestamptz '2000-01-01 00:00:00+00'"
+
+
+class Upkeep:
+    """One thread's. Methods raise `StoreUnavailable`; after that `close` and the next call connects again."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.partitions = Partitions(False)
+        self.is_timescale = False
+        self._connection: Connection | None = None
+        self._written = SensorState.of(0)
+
+    @property
+    def connection(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            connection = psycopg.connect(
+                self.dsn, autocommit=True, application_name="cimtwin upkeep", connect_timeout=10
+            )
+            connection.execute("set timezone to 'UTC'")
+            self.is_timescale = flavour_of(connection) == "timescale"
+            self.partitions = Partitions(self.is_timescale)
+            self._connection = connection
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # Checkpoints
+
+    def save_checkpoint(
+        self,
+        batch: int,
+        taken_at: Micros,
+        observed_at: Ints,
+        engine: bytes,
+        state: SensorState,
+        keep: Sequence[int],
+        changed: dict[int, Ints],
+    ) -> None:
+        """Keep what the detectors remembered after `batch` and the newest readings then; of the earlier snapshots only
+        `keep`, those in `changed` with these newest event times."""
+        with translated(), self.connection.transaction():
+            self._save_latest(state)
+            self.connection.execute(
+                "insert into checkpoints (batch, taken_at, observed_at, engine) values (%s, %s, %s, %s)"
+                " on conflict (batch) do update set taken_at = excluded.taken_at, observed_at = excluded.observed_at,"
+                " engine = excluded.engine",
+                (batch, moment(taken_at), _packed(observed_at), engine),
+            )
+            for earlier, times in changed.items():
+                self.connection.execute(
+                    "update checkpoints set observed_at = %s where batch = %s", (_packed(times), earlier)
+                )
+            self.connection.execute("delete from checkpoints where not batch = any(%s)", ([*keep, batch],))
+            self.connection.execute("update service set tail_from = null, tail_to = null where batch = %s", (batch,))
+        self._written = state
+
+    def _save_latest(self, state: SensorState) -> None:
+        before = np.zeros(len(state), np.int64)
+        before[: len(self._written)] = self._written.heard_at
+        changed = np.flatnonzero((state.heard_at > before) & (state.observed_at > 0))
+        if not len(changed):
+            return
+        connection = self.connection
+        connection.execute("create temporary table if not exists news (like latest) on commit delete rows")
+        with connection.cursor() as cursor, cursor.copy("copy news from stdin (format binary)") as copy:
+            copy.set_types(["int4", "timestamptz", "timestamptz", "float8", "int2", "timestamptz"])
+            for row in zip(
+                changed.tolist(),
+                state.observed_at[changed].tolist(),
+                state.received_at[changed].tolist(),
+                state.value[changed].tolist(),
+                state.quality[changed].tolist(),
+                state.heard_at[changed].tolist(),
+                strict=True,
+            ):
+                value = None if row[3] != row[3] else row[3]
+                copy.write_row((row[0], moment(row[1]), moment(row[2]), value, row[4], moment(row[5])))
+        connection.execute(
+            "insert into latest select * from news order by sensor_id on conflict (sensor_id) do update set"
+            " observed_at = excluded.observed_at, received_at = excluded.received_at, value = excluded.value,"
+            " quality = excluded.quality, heard_at = excluded.heard_at"
+        )
+
+    def load_checkpoints(self) -> list[tuple[int, Micros, Ints, bytes]]:
+        """`(batch, taken_at, observed_at, engine)` of the snapshots kept, oldest first."""
+        with translated():
+            found = self.connection.execute(
+                "select batch, (extract(epoch from taken_at) * 1e6)::bigint, observed_at, engine"
+                " from checkpoints order by batch"
+            ).fetchall()
+        return [
+            (batch, at, np.frombuffer(zlib.decompress(observed), "<i8").astype(np.int64), bytes(engine))
+            for batch, at, observed, engine in found
+        ]
+
+    def load_latest(self, size: int) -> SensorState:
+        """The newest readings as the last checkpoint left them."""
+        state = SensorState.of(size)
+        with translated():
+            newest = read_readings(self.connection, f"select {READING_COLUMNS} from latest", {})
+            heard = self.connection.execute(
+                "select sensor_id, (extract(epoch from heard_at) * 1e6)::bigint from latest"
+            ).fetchall()
+        state.apply(newest)
+        if heard:
+            index, at = np.array(heard, np.int64).T
+            state.heard_at[index] = at
+        self._written = state.copy()
+        return state
+
+    def newest_of_all(self, size: int) -> Readings:
+        """The newest stored reading of every sensor, by the index: for a database that has no checkpoint."""
+        query = (
+            f"select {READING_COLUMNS} from sensors s join lateral"
+            " (select * from readings r where r.sensor_id = s.id order by observed_at desc limit 1) r on true"
+        )
+        with translated():
+            return read_readings(self.connection, query, {}) if size else Readings.empty()
+
+    # Aggregates
+
+    def changed_since_refresh(self) -> Readings:
+        """The first and last reading time of each sensor that commits after the last refresh changed."""
+        query = (
+            "select r.sensor_id, t.at, t.at, 0::float8, 0::int2 from (select sensor_id, min(observed_at) as low,"
+            " max(observed_at) as high from readings"
+            " where batch > (select aggregated_batch from service) group by 1) r,"
+            " lateral (values (r.low), (r.high)) as t(at)"
+        )
+        with translated():
+            return read_readings(self.connection, query, {})
+
+    def refresh_aggregates(self, batch: int, low: Micros, high: Micros, keep_from: Micros | None) -> None:
+        """Bring all aggregates up to commit `batch`, whose changes and those since the last refresh lie within
+        `low` .. `high`. Nothing before `keep_from` is refreshed: its readings may be gone, its aggregates are kept."""
+        if keep_from is not None:
+            low = max(low, keep_from)
+        first, last = low // DAY * DAY, (high // DAY + 1) * DAY
+        with translated():
+            if first < last:
+                if self.is_timescale:
+                    for name, _, _ in LEVELS:
+                        self.connection.execute(
+                            "call refresh_continuous_aggregate(%s::regclass, %s::timestamptz, %s::timestamptz)",
+                            (name, moment(first), moment(last)),
+                        )
+                else:
+                    with self.connection.transaction():
+                        self._refresh(batch, first, last)
+            self.connection.execute("update service set aggregated_batch = greatest(aggregated_batch, %s)", (batch,))
+
+    def _refresh(self, batch: int, first: Micros, last: Micros) -> None:
+        """On plain PostgreSQL: compute again every bucket that a commit since the last refresh touched."""
+        connection = self.connection
+        connection.execute(
+            "create temporary table touched on commit drop as select distinct sensor_id,"
+            f" date_bin('1 minute', observed_at, {_ORIGIN}) as bucket from readings"
+            " where batch > (select aggregated_batch from service) and batch <= %s"
+            " and observed_at >= %s and observed_at < %s and value is not null and quality < 16".encode(),
+            (batch, moment(first), moment(last)),
+        )
+        connection.execute("analyze touched")
+        for name, width, source in LEVELS:
+            if source == "readings":
+                rows = (
+                    "select t.sensor_id, t.bucket, min(r.value), max(r.value), sum(r.value), count(*),"
+                    " (array_agg(r.value order by r.observed_at desc))[1], max(r.observed_at)"
+                    " from touched t join readings r on r.sensor_id = t.sensor_id and r.observed_at >= t.bucket"
+                    f" and r.observed_at < t.bucket + interval '{width}'"
+                    " where r.value is not null and r.quality < 16 and r.observed_at >= %(first)s"
+                    " and r.observed_at < %(last)s group by 1, 2"
+                )
+            else:
+                rows = (
+                    "select t.sensor_id, t.bucket, min(r.min), max(r.max), sum(r.sum), sum(r.count),"
+                    " (array_agg(r.last order by r.last_at desc))[1], max(r.last_at)"
+                    f" from (select distinct sensor_id, date_bin('{width}', bucket, {_ORIGIN}) as bucket"
+                    " from touched) t"
+                    f" join {source} r on r.sensor_id = t.sensor_id and r.bucket >= t.bucket"
+                    f" and r.bucket < t.bucket + interval '{width}' group by 1, 2"
+                )
+            connection.execute(
+                f"insert into {name} {rows} on conflict (sensor_id, bucket) do update set min = excluded.min,"
+                " max = excluded.max, sum = excluded.sum, count = excluded.count, last = excluded.last,"
+                " last_at = excluded.last_at".encode(),
+                {"first": moment(first), "last": moment(last)},
+            )
+
+    # Partitions and retention
+
+    def look_after_partitions(self, now: Micros, keep: dict[str, int]) -> list[str]:
+        """Make the coming days' partitions and drop what is older than `keep` says (table: days, 0 = for ever; tables
+        `readings`, `waveform_blocks`, `readings_1m`); returns what was dropped."""
+        dropped: list[str] = []
+        with translated():
+            connection = self.connection
+            if not self.is_timescale:
+                self.partitions.load(connection)
+                self.partitions.cover_ahead(connection, now)
+            for table, days in keep.items():
+                if not days:
+                    continue
+                before = now - days * DAY
+                if table == "readings_1m" and not self.is_timescale:
+                    gone = connection.execute("delete from readings_1m where bucket < %s", (moment(before),)).rowcount
+                    dropped += [f"{gone} rows of readings_1m"] if gone else []
+                else:
+                    dropped += self.partitions.drop_before(connection, table, before)
+            connection.execute("delete from idempotency where at < now() - interval '7 days'")
+        return dropped
+
+
+def _packed(times: Ints) -> bytes:
+    return zlib.compress(times.astype("<i8").tobytes(), 1)

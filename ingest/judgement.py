@@ -1,0 +1,486 @@
+"""What a batch of messages comes to: readings, refusals, alert events and changed state, decided before any is written.
+
+`Judgement` holds all that decisions rest on (catalogue, sensor state, engine, alerts) and changes none of it while
+deciding: a `Decision` is applied once its commit has taken place. The database is asked (never told) about late and
+repeated readings, through `Archive`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+
+from alerts.engine import Engine, EngineState, Update
+from alerts.lifecycle import AlertBook, Docket
+from alerts.rules import RuleSet
+from ingest import codecs, quality
+from ingest.codecs.waveform import summarise
+from twin.catalog import Catalog
+from twin.model import (
+    Alert,
+    AlertEvent,
+    Bools,
+    Counts,
+    DeviceStatus,
+    Indices,
+    Ints,
+    Micros,
+    Outcome,
+    RawMessage,
+    Readings,
+    Reason,
+    Refusal,
+    Reject,
+    Sensor,
+    Transition,
+    WaveformBlock,
+)
+from twin.state import SensorState, arrival_lanes
+
+STATISTICS: Final = ("mean", "rms", "peak_to_peak", "frequency")
+OUTDATED: Final = np.iinfo(np.int64).max
+_UNKNOWN: Final = (Reason.UNKNOWN_DEVICE, Reason.UNKNOWN_PROPERTY)
+
+
+class Archive(Protocol):
+    """What deciding asks of the database; all of it may raise `StoreUnavailable`."""
+
+    def known(self, sensor: Indices, observed_at: Ints, table: str = "readings") -> Bools: ...
+
+    def history(self, sensor: Indices, after: Ints) -> Readings: ...
+
+    def said(self, sensor: Indices, after: Ints) -> list[AlertEvent]: ...
+
+    def alerts(self, ids: Sequence[str]) -> list[Alert]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the detectors knew after `batch`, and the newest event time of each sensor then: a point from which late
+    readings are judged again. For a sensor of which readings older than that came later, it is a point no more."""
+
+    batch: int
+    taken_at: Micros
+    observed_at: Ints
+    engine: EngineState
+
+    def newest(self, sensor: Indices) -> Ints:
+        """The newest event time of each of these sensors at the snapshot; 0 for one it did not know."""
+        result = np.zeros(len(sensor), np.int64)
+        is_known = sensor < len(self.observed_at)
+        result[is_known] = self.observed_at[sensor[is_known]]
+        return result
+
+    def outdate(self, sensor: Indices, late_from: Ints) -> bool:
+        """These sensors' readings from `late_from` on have changed; whether that bears on what is known here."""
+        is_stale = (self.newest(sensor) >= late_from) & (sensor < len(self.observed_at))
+        self.observed_at[sensor[is_stale]] = OUTDATED
+        return bool(is_stale.any())
+
+
+@dataclass(slots=True)
+class Decision:
+    """An outcome to commit, and what to change in memory once it is."""
+
+    outcome: Outcome
+    refused_messages: list[int] = field(default_factory=list)  # of each refusal, its message's place in the batch
+    heard: Readings = field(default_factory=Readings.empty)
+    updates: list[Update] = field(default_factory=list)
+    judged_again: tuple[Indices, Ints] | None = None  # sensors, and from which event time on
+
+
+class Judgement:
+    """Everything decisions rest on. One thread's; others may read `catalog`, `state` and `book`."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        rules: RuleSet,
+        rules_version: int,
+        *,
+        lateness: Micros,
+        default_tenant: str,
+        max_bytes: int,
+        started_at: Micros = 0,
+    ) -> None:
+        self.catalog = catalog
+        self.rules = rules
+        self.rules_version = rules_version
+        self.lateness = lateness
+        self.default_tenant = default_tenant
+        self.max_bytes = max_bytes
+        self.started_at = started_at
+        self.state = SensorState.of(len(catalog))
+        self.engine = Engine(rules, catalog, started_at)
+        self.book = AlertBook()
+        self.snapshots: list[Snapshot] = []  # oldest first
+        self.outdated: set[int] = set()  # batches whose snapshots changed since they were written
+
+    # Change of what the decisions rest on
+
+    def refit(self, rules: RuleSet | None = None, version: int | None = None) -> None:
+        """Follow a changed catalogue or rule set; what did not change keeps its state."""
+        self.state.grow(len(self.catalog))
+        if rules is not None and version is not None:
+            self.rules, self.rules_version = rules, version
+        engine = Engine(self.rules, self.catalog, self.started_at)
+        engine.adopt(self.engine)
+        self.engine = engine
+
+    def orphans(self, before: RuleSet | None = None) -> list[Alert]:
+        """Open alerts that no watch stands behind any more: their rule is gone or judges otherwise than in `before`, or
+        no longer looks at their sensor."""
+        rule, sensor, _ = self.engine.levels()
+        watched = set(zip(rule.tolist(), sensor.tolist(), strict=True))
+        found = []
+        for alert in list(self.book.open.values()):
+            current = self.rules.by_id.get(alert.rule)
+            earlier = before.by_id.get(alert.rule) if before is not None else current
+            is_gone = current is None or (earlier is not None and earlier.fingerprint != current.fingerprint)
+            if not is_gone and current is not None and alert.state.is_active and current.detector != "offline":
+                is_gone = (self.rules.index(alert.rule), alert.sensor_index) not in watched
+            if is_gone:
+                found.append(alert)
+        return found
+
+    def apply(self, decision: Decision) -> None:
+        """Make a committed decision what stands."""
+        self.state.apply(decision.outcome.readings)
+        if len(decision.heard):
+            np.maximum.at(self.state.heard_at, decision.heard.sensor, decision.heard.received_at)
+        for update in decision.updates:
+            self.engine.apply(update)
+        self.book.apply(decision.outcome.alerts)
+        if decision.judged_again is not None:
+            self._outdate(*decision.judged_again)
+
+    def _outdate(self, sensor: Indices, late_from: Ints) -> None:
+        self.outdated.update(s.batch for s in self.snapshots if s.outdate(sensor, late_from))
+
+    # Messages
+
+    def needs_newer_catalog(self, decoded: codecs.Decoded) -> bool:
+        """Whether something was refused that a newer catalogue might know."""
+        return any(reject.reason in _UNKNOWN for reject in decoded.rejects)
+
+    def decode(self, messages: Sequence[RawMessage]) -> codecs.Decoded:
+        return codecs.decode(messages, self.catalog, default_tenant=self.default_tenant, max_bytes=self.max_bytes)
+
+    def missing_statistics(self, decoded: codecs.Decoded) -> list[Sensor]:
+        """The sensors that summaries of these waveforms need and the catalogue lacks."""
+        wanted: dict[str, Sensor] = {}
+        for index in {block.sensor for block in decoded.waveforms}:
+            sensor = self.catalog.sensors[index]
+            for statistic in STATISTICS:
+                prop = f"{sensor.property}.{statistic}"
+                if prop in self.catalog.devices[sensor.device]:
+                    continue
+                is_frequency = statistic == "frequency"
+                derived = Sensor(
+                    sensor.device, prop, "signal.frequency" if is_frequency else sensor.kind,
+                    "Hz" if is_frequency else self.catalog.kinds[sensor.kind].unit, sensor.tenant, sensor.asset,
+                    sensor.lon, sensor.lat, tags=sensor.tags, statistic=statistic,
+                )  # fmt: skip
+                wanted[derived.id] = derived
+        return list(wanted.values())
+
+    def decide(
+        self, messages: Sequence[RawMessage], decoded: codecs.Decoded, archive: Archive, now: Micros
+    ) -> Decision:
+        """What these messages come to."""
+        readings = Readings(
+            decoded.sensor, decoded.observed_at, decoded.received_at, decoded.value,
+            np.zeros(len(decoded.sensor), np.uint8),
+        )  # fmt: skip
+        blocks, repeated_blocks = self._new_blocks(decoded.waveforms, archive)
+        summaries = self._summaries(blocks)
+        counted = np.concatenate([np.ones(len(readings), bool), np.zeros(len(summaries), bool)])
+        by_gateway = np.concatenate([decoded.by_gateway, np.zeros(len(summaries), bool)])
+        readings = Readings.join([readings, summaries])
+        is_new = arrival_lanes(readings, self.state.observed_at)
+        bits = quality.judge(
+            readings.sensor,
+            readings.observed_at,
+            readings.received_at,
+            readings.value,
+            self.catalog,
+            self.state,
+            is_new,
+        )
+        readings = Readings(readings.sensor, readings.observed_at, readings.received_at, readings.value, bits)
+        is_late = self._unseen(readings, is_new, archive)
+        stored = readings.take(is_new | is_late)
+        refusals = [_refusal(reject, messages[reject.message]) for reject in decoded.rejects]
+        counts = Counts(
+            messages=len(messages),
+            received=decoded.received,
+            stored=int((counted & (is_new | is_late)).sum()) + len(blocks),
+            duplicate=int((counted & ~is_new & ~is_late).sum()) + repeated_blocks,
+            quarantined=sum(refusal.readings for refusal in refusals),
+        )
+        statuses = [DeviceStatus(device, is_online, at) for _, device, is_online, at in decoded.statuses]
+        outcome = Outcome(stored, counts, blocks, refusals, statuses=statuses)
+        decision = Decision(outcome, [reject.message for reject in decoded.rejects], heard=readings)
+        docket = self.docket(now)
+        self._judge(decision, docket, readings, is_new, is_late, archive)
+        self._listen(decision, docket, readings, by_gateway)
+        outcome.alerts, outcome.events = docket.alerts, docket.events
+        return decision
+
+    def _new_blocks(self, blocks: list[WaveformBlock], archive: Archive) -> tuple[list[WaveformBlock], int]:
+        """The blocks not stored yet, first of each sensor and start, and how many others there are."""
+        if not blocks:
+            return [], 0
+        first: dict[tuple[int, Micros], WaveformBlock] = {}
+        for block in blocks:
+            first.setdefault((block.sensor, block.started_at), block)
+        candidates = list(first.values())
+        known = archive.known(
+            np.array([b.sensor for b in candidates], np.int32),
+            np.array([b.started_at for b in candidates], np.int64),
+            "waveform_blocks",
+        )
+        fresh = [block for block, is_known in zip(candidates, known.tolist(), strict=True) if not is_known]
+        return fresh, len(blocks) - len(fresh)
+
+    def _summaries(self, blocks: list[WaveformBlock]) -> Readings:
+        parts = []
+        for block in blocks:
+            sensor = self.catalog.sensors[block.sensor]
+            properties = self.catalog.devices[sensor.device]
+            summary = summarise(block)
+            parts.append(
+                Readings(
+                    np.array([properties[f"{sensor.property}.{name}"] for name in STATISTICS], np.int32),
+                    np.full(len(STATISTICS), block.started_at, np.int64),
+                    np.full(len(STATISTICS), block.received_at, np.int64),
+                    np.array([summary[name] for name in STATISTICS]),
+                    np.zeros(len(STATISTICS), np.uint8),
+                )
+            )
+        return Readings.join(parts)
+
+    def _unseen(self, readings: Readings, is_new: Bools, archive: Archive) -> Bools:
+        """Which of the readings that are not newer than their sensor's newest are not stored either: late ones."""
+        late = np.zeros(len(readings), bool)
+        slow = np.flatnonzero(~is_new)
+        if not len(slow):
+            return late
+        # The newest stored reading repeated is the commonest repetition, and needs no asking.
+        slow = slow[readings.observed_at[slow] != self.state.observed_at[readings.sensor[slow]]]
+        if not len(slow):
+            return late
+        sensor, at = readings.sensor[slow], readings.observed_at[slow]
+        # Of equal keys in this batch the first counts, and one in the fast lane before any here.
+        fast = np.flatnonzero(is_new & np.isin(readings.sensor, sensor))
+        keys_sensor = np.concatenate([readings.sensor[fast], sensor])
+        keys_at = np.concatenate([readings.observed_at[fast], at])
+        order = np.lexsort((np.arange(len(keys_at)), keys_at, keys_sensor))
+        s, t = keys_sensor[order], keys_at[order]
+        is_first = np.ones(len(order), bool)
+        is_first[1:] = (s[1:] != s[:-1]) | (t[1:] != t[:-1])
+        first = np.zeros(len(order), bool)
+        first[order] = is_first
+        slow = slow[first[len(fast) :]]
+        if len(slow):
+            known = archive.known(readings.sensor[slow], readings.observed_at[slow])
+            late[slow[~known]] = True
+        return late
+
+    def _judge(
+        self, decision: Decision, docket: Docket, readings: Readings, is_new: Bools, is_late: Bools, archive: Archive
+    ) -> None:  # fmt: skip
+        judgeable = readings.judgeable()
+        redo = self._to_judge_again(readings, is_new | is_late, is_late & judgeable)
+        take = is_new & judgeable
+        if len(redo):
+            take &= ~np.isin(readings.sensor, redo)
+        fresh = by_sensor_and_time(readings.take(take))
+        transitions, update = self.engine.observe(fresh)
+        decision.updates.append(update)
+        for transition in transitions:
+            docket.judge(transition, self._peak(self.engine, transition, fresh))
+        if len(redo):
+            stored = readings.take((is_new | is_late) & np.isin(readings.sensor, redo))
+            late_from = self._first_late(redo, readings.take(is_late & judgeable))
+            decision.updates.append(self._judge_again(redo, late_from, stored, docket, archive))
+            decision.judged_again = redo, late_from
+
+    def _to_judge_again(self, readings: Readings, stored: Bools, late: Bools) -> Indices:
+        """Sensors with a late reading that is not too late to bear on what was said."""
+        if not late.any():
+            return np.empty(0, np.int32)
+        newest = self.state.observed_at.copy()
+        np.maximum.at(newest, readings.sensor[stored], readings.observed_at[stored])
+        in_time = late & (readings.observed_at >= newest[readings.sensor] - self.lateness)
+        return np.unique(readings.sensor[in_time])
+
+    def _first_late(self, redo: Indices, late: Readings) -> Ints:
+        """By sensor of `redo`, the earliest of its late readings that lies within the lateness."""
+        first = np.full(len(redo), np.iinfo(np.int64).max)
+        horizon = self.state.observed_at[late.sensor] - self.lateness
+        late = late.take((late.observed_at >= horizon) & np.isin(late.sensor, redo))
+        np.minimum.at(first, np.searchsorted(redo, late.sensor), late.observed_at)
+        return first
+
+    def _judge_again(
+        self, redo: Indices, late_from: Ints, stored: Readings, docket: Docket, archive: Archive
+    ) -> Update:  # fmt: skip
+        """Judge sensors again from the newest snapshot before `late_from`, over all that is now known of them."""
+        pick, after = self._bases(redo, late_from)
+        small = self.engine.fork(redo, [snapshot.engine for snapshot in self.snapshots], pick)
+        known = Readings.join([archive.history(redo, after), stored])
+        known = known.take(known.judgeable() & (known.observed_at > after[np.searchsorted(redo, known.sensor)]))
+        known = by_sensor_and_time(known)
+        transitions, update = small.observe(known)
+        peaks = [(t, self._peak(small, t, known)) for t in transitions]
+        small.apply(update)
+        said = [e for e in archive.said(redo, after) if self._is_by_readings(e.rule)]
+        docket.load(archive.alerts(sorted({e.alert_id for e in said} - self.book.open.keys())))
+        base = {(e.rule, e.sensor or ""): e.alert_id for e in _firsts(said) if e.transition != "raised"}
+        told = {e.alert_id for e in said}
+        names = {self.catalog.sensors[index].id for index in redo.tolist()}
+        for key, alert in self.book.active.items():
+            if key[1] in names and alert.id not in told and self._is_by_readings(alert.rule):
+                base.setdefault(key, alert.id)
+        newest = {int(index): int(self.state.observed_at[index]) for index in redo}
+        docket.rejudge(base, said, peaks, newest)
+        return self.engine.merge(small)
+
+    def _bases(self, redo: Indices, late_from: Ints) -> tuple[Ints, Ints]:
+        """By sensor, which snapshot to start from (-1: at rest, from the beginning) and its newest event time there.
+
+        Where no snapshot is old enough the oldest serves: what lies before it is stored, and not judged any more.
+        """
+        pick = np.full(len(redo), -1, np.int64)
+        after = np.zeros(len(redo), np.int64)
+        for n, snapshot in enumerate(self.snapshots):
+            newest = snapshot.newest(redo)
+            fits = (newest < late_from) | ((pick < 0) & (newest < OUTDATED))
+            pick[fits] = n
+            after[fits] = newest[fits]
+        return pick, after
+
+    def _is_by_readings(self, rule: str) -> bool:
+        known = self.rules.by_id.get(rule)
+        return known is not None and known.detector != "offline"
+
+    def _peak(self, engine: Engine, t: Transition, judged: Readings) -> float:
+        """The extreme value of the alert's run up to a transition, of the readings judged with it and before."""
+        low, high = np.searchsorted(judged.sensor, [t.sensor, t.sensor + 1])
+        at = judged.observed_at[low:high]
+        start = np.searchsorted(at, t.since) if t.before == 0 else 0
+        values = judged.value[low:high][start : np.searchsorted(at, t.observed_at, side="right")]
+        if t.after == 0:
+            values = values[:-1]  # the reading that cleared it is inside the limit
+        rule = self.rules.rules[t.rule]
+        found = [] if t.before == 0 else [engine.extremes(t.rule, t.sensor)[1]]
+        if len(values) and rule.detector in ("threshold", "range"):
+            found += [float(values.max()), float(values.min())]
+            if rule.detector == "threshold":
+                found.pop(-2 if rule.side == "below" else -1)
+            else:
+                found = [max(found, key=lambda v: abs(v - t.threshold))] if t.after else found[:1]
+        known = [float(v) for v in found if not math.isnan(v)]
+        if not known:
+            return math.nan
+        return min(known) if rule.side == "below" else max(known)
+
+    # Silence
+
+    def _listen(self, decision: Decision, docket: Docket, heard: Readings, by_gateway: Bools) -> None:
+        if not len(heard):
+            return
+        gateway = np.full(len(heard), -1, np.int32)
+        for row in np.flatnonzero(by_gateway).tolist():
+            tenant = self.catalog.sensors[int(heard.sensor[row])].tenant
+            gateway[row] = self.engine.gateway(tenant)
+        transitions, update = self.engine.heard(heard.sensor, heard.received_at, gateway)
+        decision.updates.append(update)
+        for transition in transitions:
+            docket.judge(transition)
+
+    def tick(self, now: Micros, is_deaf: bool) -> Decision:
+        """What the passing of time comes to: silences."""
+        transitions, update = self.engine.tick(now, is_deaf)
+        docket = self.docket(now)
+        for transition in transitions:
+            docket.judge(transition)
+        decision = self.decision_of(docket)
+        decision.updates.append(update)
+        return decision
+
+    # Commands
+
+    def docket(self, now: Micros) -> Docket:
+        """An empty docket over the alerts that stand."""
+        return Docket(self.book, self.rules, self.rules_version, self.catalog, now)
+
+    def decision_of(self, docket: Docket) -> Decision:
+        """A decision that changes alerts only."""
+        return Decision(Outcome(Readings.empty(), Counts(), alerts=docket.alerts, events=docket.events))
+
+    # Starting again
+
+    def snapshot(self, batch: int, now: Micros) -> Snapshot:
+        return Snapshot(batch, now, self.state.observed_at.copy(), self.engine.snapshot())
+
+    def keep_snapshot(self, snapshot: Snapshot) -> None:
+        """Add a snapshot and thin the older ones: about one for each doubling of age, and one older than the lateness,
+        so that their number stays small while any late reading has one not much older than itself."""
+        kept: list[Snapshot] = [snapshot]
+        last_age = 0
+        for earlier in reversed(self.snapshots):
+            age = snapshot.taken_at - earlier.taken_at
+            oldest = kept[-1]
+            if snapshot.taken_at - oldest.taken_at > self.lateness and oldest is not snapshot:
+                break
+            if age >= 2 * last_age or earlier is self.snapshots[0]:
+                kept.append(earlier)
+                last_age = age
+        self.snapshots = kept[::-1]
+
+    def recover(self, tail: Readings, archive: Archive) -> None:
+        """Bring the engine from the newest snapshot to the present by judging the readings stored since again. What
+        they caused was committed with them, so nothing is told."""
+        if not len(tail):
+            return
+        order = np.argsort(tail.received_at, kind="stable")
+        self.engine.apply(self.engine.heard(tail.sensor[order], tail.received_at[order])[1])
+        redo = np.unique(tail.sensor)
+        first = np.full(len(redo), np.iinfo(np.int64).max)
+        np.minimum.at(first, np.searchsorted(redo, tail.sensor), tail.observed_at)
+        self._outdate(redo, first)
+        pick, after = self._bases(redo, first)
+        small = self.engine.fork(redo, [snapshot.engine for snapshot in self.snapshots], pick)
+        known = archive.history(redo, after)
+        known = by_sensor_and_time(known.take(known.judgeable()))
+        _, update = small.observe(known)
+        small.apply(update)
+        self.engine.apply(self.engine.merge(small))
+
+
+def by_sensor_and_time(readings: Readings) -> Readings:
+    return readings.take(np.lexsort((readings.observed_at, readings.sensor)))
+
+
+def _firsts(events: Iterable[AlertEvent]) -> list[AlertEvent]:
+    """The first event of each alert."""
+    first: dict[str, AlertEvent] = {}
+    for event in events:
+        first.setdefault(event.alert_id, event)
+    return list(first.values())
+
+
+def _refusal(reject: Reject, message: RawMessage) -> Refusal:
+    parts = message.topic.split("/")
+    tenant = parts[2] if len(parts) > 2 and parts[:2] == ["cim", "v1"] else None
+    device = reject.device or (parts[3] if tenant is not None and len(parts) > 3 and parts[3] != "gateway" else None)
+    return Refusal(
+        message.topic, message.payload, reject.reason, reject.detail, tenant, device, reject.positions,
+        message.received_at,
+    )  # fmt: skip

@@ -1,0 +1,324 @@
+"""MQTT, and the only home of paho: the source that the pipeline reads, and a publisher.
+
+The source keeps a persistent session under a fixed client id and acknowledges a message only when told to. Its inbox
+is bounded in messages and bytes; while it is full the network thread waits, so that TCP holds the broker back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from twin.model import Micros, RawMessage
+
+log = logging.getLogger(__name__)
+
+# Everything below our own root, so that what a device sends to a mistyped topic is seen and refused with its reason.
+SUBSCRIPTIONS: Final = ("cim/v1/#", "v1/gateway/telemetry")
+RECEIVE_MAXIMUM: Final = 65535
+# Longer than a stall of the database that we want to ride out without losing the connection, [E].
+KEEPALIVE_S: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a broker is, from `mqtt://user:password@host:port` or `mqtts://…`."""
+
+    host: str
+    port: int
+    user: str | None
+    password: str | None
+    is_tls: bool
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        parts = urlsplit(url)
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+            raise ValueError("a broker's address looks like mqtt://host:1883 or mqtts://user:password@host:8883")
+        is_tls = parts.scheme == "mqtts"
+        return cls(
+            parts.hostname,
+            parts.port or (8883 if is_tls else 1883),
+            unquote(parts.username) if parts.username else None,
+            unquote(parts.password) if parts.password else None,
+            is_tls,
+        )
+
+
+class Inbox:
+    """Messages between the network thread and the pipeline, in order of arrival.
+
+    Bound: `messages` and `bytes_`, whichever is reached first (one message is always let in). Policy: the putting
+    thread waits. Counters: `waits` (how often it had to), `len()`, `size` (bytes).
+    """
+
+    def __init__(self, messages: int, bytes_: int) -> None:
+        self.messages = messages
+        self.bytes = bytes_
+        self.size = 0
+        self.waits = 0
+        self._items: deque[RawMessage] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, message: RawMessage) -> bool:
+        """Add, waiting while full; False once closed."""
+        with self._changed:
+            if self._is_full():
+                self.waits += 1
+                self._changed.wait_for(lambda: self._is_closed or not self._is_full())
+            if self._is_closed:
+                return False
+            self._items.append(message)
+            self.size += len(message.payload)
+            if len(self._items) == 1:
+                self._changed.notify_all()
+            return True
+
+    def _is_full(self) -> bool:
+        return bool(self._items) and (len(self._items) >= self.messages or self.size >= self.bytes)
+
+    def wake(self) -> None:
+        """Let a waiting `take` return early, for work that does not come through the inbox."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(self, most: int, wait_s: float, linger_s: float, is_urgent: Callable[[], bool]) -> list[RawMessage]:
+        """Up to `most` messages: waits up to `wait_s` for the first and then `linger_s` for company; returns early
+        when full or when `is_urgent()`."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._items) or self._is_closed or is_urgent(), wait_s)
+            if not self._items:
+                return []
+            if len(self._items) < most and linger_s > 0 and not is_urgent():
+                deadline = time.monotonic() + linger_s
+                self._changed.wait_for(
+                    lambda: len(self._items) >= most or self._is_closed or is_urgent() or time.monotonic() >= deadline,
+                    linger_s,
+                )
+            taken = [self._items.popleft() for _ in range(min(most, len(self._items)))]
+            self.size -= sum(len(m.payload) for m in taken)
+            self._changed.notify_all()
+            return taken
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+
+class PahoSource:
+    """Messages from a broker by paho: MQTT 5 where the broker speaks it, else 3.1.1."""
+
+    def __init__(self, url: str, client_id: str, inbox: Inbox, clock: Callable[[], Micros]) -> None:
+        self.address = Address.of(url)
+        self.client_id = client_id
+        self.inbox = inbox
+        self.clock = clock
+        self.connection = 0
+        self.is_connected = False
+        self.failures = 0
+        self.protocol = MQTTProtocolVersion.MQTTv5
+        self._stopping = threading.Event()
+        self._refused = threading.Event()
+        self._client: paho.Client | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Disconnect; the session stays with the broker."""
+        self._stopping.set()
+        self.inbox.close()
+        client = self._client
+        if client is not None:
+            client.disconnect()
+        if self._thread is not None:
+            self._thread.join(10)
+
+    def acknowledge(self, messages: Sequence[RawMessage]) -> None:
+        """Tell the broker that these are safe. Those of an earlier connection are left out: their packet ids may
+        mean other messages by now, and the broker sends them again."""
+        client = self._client
+        if client is None:
+            return
+        current = self.connection
+        for message in messages:
+            if message.qos and message.connection == current:
+                client.ack(message.mid, message.qos)
+
+    def _run(self) -> None:
+        """Keep a connection until stopped, waiting 0.2 s and up to 5 s between tries."""
+        pause = 0.2
+        while not self._stopping.is_set():
+            connected_before = self.connection
+            client = self._make()
+            self._client = client
+            try:
+                client.connect(
+                    self.address.host,
+                    self.address.port,
+                    keepalive=KEEPALIVE_S,
+                    **self._session_options(),
+                )
+                while client.loop(timeout=1.0) == paho.MQTT_ERR_SUCCESS and not self._refused.is_set():
+                    if self._stopping.is_set() and not client.is_connected():
+                        break
+            except OSError as error:
+                log.warning("broker %s:%d: %s", self.address.host, self.address.port, error)
+            except Exception:
+                self.failures += 1
+                log.exception("the MQTT connection failed unexpectedly")
+            if self.is_connected and not self._stopping.is_set():
+                log.warning("lost the broker %s:%d", self.address.host, self.address.port)
+            self.is_connected = False
+            if self._refused.is_set():
+                self._refused.clear()
+                if self.connection == connected_before and self.protocol is MQTTProtocolVersion.MQTTv5:
+                    self.protocol = MQTTProtocolVersion.MQTTv311
+                    continue
+            pause = 0.2 if self.connection != connected_before else min(pause * 2, 5.0)
+            self._stopping.wait(pause)
+
+    def _make(self) -> paho.Client:
+        is_v5 = self.protocol is MQTTProtocolVersion.MQTTv5
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self.client_id,
+            clean_session=None if is_v5 else False,
+            protocol=self.protocol,
+            manual_ack=True,
+            reconnect_on_failure=False,
+        )
+        if self.address.user:
+            client.username_pw_set(self.address.user, self.address.password)
+        if self.address.is_tls:
+            client.tls_set()
+        client.on_connect = self._on_connect
+        client.on_message = self._on_message
+        return client
+
+    def _session_options(self) -> dict[str, Any]:
+        if self.protocol is not MQTTProtocolVersion.MQTTv5:
+            return {}
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 0xFFFFFFFF  # never
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        return {"clean_start": False, "properties": properties}
+
+    def _on_connect(
+        self, client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
+    ) -> None:
+        if reason.is_failure:
+            log.warning("broker %s:%d refuses: %s", self.address.host, self.address.port, reason)
+            self._refused.set()
+            return
+        self.connection += 1
+        self.is_connected = True
+        client.subscribe([(topic, 1) for topic in SUBSCRIPTIONS])
+        log.info(
+            "connected to broker %s:%d, MQTT %s", self.address.host, self.address.port,
+            "5" if self.protocol is MQTTProtocolVersion.MQTTv5 else "3.1.1",
+        )  # fmt: skip
+
+    def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message._topic.decode("utf-8", "replace")  # .topic raises on what is not UTF-8
+            self.inbox.put(
+                RawMessage(topic, bytes(message.payload), self.clock(), message.mid, message.qos, self.connection)
+            )
+        except Exception:
+            self.failures += 1
+            log.exception("a message could not be taken in")
+
+
+class Publisher:
+    """Publishes at QoS 1 with at most `window` messages unacknowledged."""
+
+    def __init__(self, url: str, client_id: str = "", window: int = 1000) -> None:
+        self.address = Address.of(url)
+        self.window = window
+        self.acknowledged = 0
+        self.published = 0
+        self._changed = threading.Condition()
+        self._is_connected = False
+        self._refusal: str | None = None
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id)
+        self._client.max_inflight_messages_set(window)
+        self._client.max_queued_messages_set(0)
+        if self.address.user:
+            self._client.username_pw_set(self.address.user, self.address.password)
+        if self.address.is_tls:
+            self._client.tls_set()
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_publish = self._on_publish
+
+    def connect(self, timeout_s: float = 10.0) -> None:
+        """Connect; ConnectionError where there is no broker, or it refuses."""
+        try:
+            self._client.connect(self.address.host, self.address.port, keepalive=60)
+        except OSError as error:
+            raise ConnectionError(f"broker {self.address.host}:{self.address.port}: {error}") from error
+        self._client.loop_start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_connected or self._refusal is not None, timeout_s)
+        if not self._is_connected:
+            self.close()
+            raise ConnectionError(f"broker {self.address.host}:{self.address.port}: {self._refusal or 'no answer'}")
+
+    def publish(self, topic: str, payload: bytes, is_retained: bool = False) -> None:
+        """Hand over one message, waiting while `window` are unacknowledged. Survives a lost connection: what was not
+        acknowledged is sent again."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.published - self.acknowledged < self.window)
+            self.published += 1
+        self._client.publish(topic, payload, qos=1, retain=is_retained)
+
+    def flush(self, timeout_s: float = 60.0) -> None:
+        """Wait until all are acknowledged; TimeoutError if that takes longer."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.acknowledged >= self.published, timeout_s):
+                raise TimeoutError(f"{self.published - self.acknowledged} messages unacknowledged after {timeout_s} s")
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_connect(
+        self, _client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
+    ) -> None:
+        with self._changed:
+            self._is_connected = not reason.is_failure
+            self._refusal = str(reason) if reason.is_failure else None
+            self._changed.notify_all()
+
+    def _on_disconnect(
+        self, _client: paho.Client, _userdata: object, _flags: object, _reason: ReasonCode, _properties: object
+    ) -> None:
+        with self._changed:
+            self._is_connected = False
+
+    def _on_publish(
+        self, _client: paho.Client, _userdata: object, _mid: int, _reason: ReasonCode, _properties: object
+    ) -> None:
+        with self._changed:
+            self.acknowledged += 1
+            self._changed.notify_all()

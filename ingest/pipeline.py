@@ -1,0 +1,457 @@
+"""The one pipeline: collect, decide, commit, acknowledge, publish. Everything that changes the twin passes here.
+
+One thread. Messages come from an inbox; operators' commands have a lane of their own, served between two batches. A
+batch that the database refuses for its content is split until the bad message is a refusal; one refused because the
+database is away is kept, unacknowledged, and tried again until it is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from alerts.rules import RuleSet
+from ingest.judgement import Decision, Judgement, Snapshot
+from ingest.mqtt import Inbox
+from twin.model import (
+    SECOND,
+    AlertEvent,
+    Counts,
+    Ints,
+    Micros,
+    Outcome,
+    RawMessage,
+    Readings,
+    Reason,
+    Refusal,
+    StoreRefused,
+    StoreUnavailable,
+)
+from twin.state import SensorState
+from twin.store.catalog import current_rules, refresh, upsert_sensors
+from twin.store.dirty import Dirty
+from twin.store.writer import Committed, DatabaseInUse, Writer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+TICK_S: Final = 1.0
+COMMAND_PATIENCE_S: Final = 3.0
+COMMANDS: Final = 1000  # operators' commands waiting at the most; one more is refused
+
+
+class Source(Protocol):
+    """Where messages come from, and who is told that they are safe."""
+
+    is_connected: bool
+
+    def acknowledge(self, messages: Sequence[RawMessage]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A snapshot to write, the sensor state that goes with it, the batches whose earlier snapshots are to be kept, and
+    the newest event times of those that late readings changed."""
+
+    snapshot: Snapshot
+    state: SensorState
+    keep: list[int]
+    changed: dict[int, Ints]
+
+
+Publish = Callable[[list[AlertEvent], Readings], None]
+
+
+class Pipeline:
+    """Runs `judgement` on what comes in, against `writer`'s database.
+
+    Bounds: `inbox` (its own), commands 1,000 (one more fails with `StoreUnavailable`). Counters: `counts` (since the
+    database began), `failures` (bugs met and survived), `stalls` (times the database was away).
+    """
+
+    def __init__(
+        self,
+        judgement: Judgement,
+        writer: Writer,
+        inbox: Inbox,
+        publish: Publish,
+        clock: Callable[[], Micros],
+        parse_rules: Callable[[str], RuleSet],
+        *,
+        batch_messages: int = 10_000,
+        linger_s: float = 0.005,
+        checkpoint_s: float = 30.0,
+    ) -> None:
+        self.judgement = judgement
+        self.writer = writer
+        self.inbox = inbox
+        self.publish = publish
+        self.clock = clock
+        self.parse_rules = parse_rules
+        self.batch_messages = batch_messages
+        self.linger_s = linger_s
+        self.checkpoint_s = checkpoint_s
+        self.source: Source | None = None
+        self.dirty = Dirty()
+        self.counts = Counts()
+        self.batch = 0
+        self.seq = 0
+        self.epoch = ""
+        self.lag_s = 0.0
+        self.failures = 0
+        self.stalls = 0
+        self.is_connected = False
+        # The newest snapshot not yet written, for the upkeep thread; an older one that it did not get to is superseded.
+        self.checkpoints: deque[Checkpoint] = deque(maxlen=1)
+        self.standing = threading.Lock()  # held while `seq` and the judgement's alerts move on together
+        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._next_tick = 0.0
+        self._next_checkpoint = 0.0
+        self._checkpointed_batch = -1
+        self._has_orphans = False
+
+    # Starting and stopping
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the batch in hand; what is not committed stays unacknowledged with the broker."""
+        self._stopping.set()
+        self.inbox.wake()
+        if self._thread is not None:
+            self._thread.join(30)
+        while self._commands:
+            self._commands.popleft()[1].set_exception(StoreUnavailable("the service is stopping / 服务正在停止"))
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Run `work` on the pipeline's thread before the next batch."""
+        future: Future[T] = Future()
+        if len(self._commands) >= COMMANDS or self._stopping.is_set():
+            future.set_exception(StoreUnavailable("too many commands are waiting / 等待处理的操作过多"))
+            return future
+        self._commands.append((work, future))
+        self.inbox.wake()
+        return future
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._serve_commands()
+            messages = self.inbox.take(
+                self.batch_messages, self._until_tick(), self.linger_s, lambda: bool(self._commands)
+            )
+            if self._stopping.is_set():
+                break
+            if messages:
+                self.handle(messages)
+            self._tick_if_due()
+            self._checkpoint_if_due()
+        self._checkpoint_if_due(force=True)
+
+    def _until_tick(self) -> float:
+        return max(0.0, self._next_tick - time.monotonic())
+
+    # Messages
+
+    def handle(self, messages: list[RawMessage]) -> None:
+        """Take one batch to its end: committed, acknowledged, published."""
+        try:
+            decision = self._with_database(lambda: self._decide(messages))
+            committed = self._commit(decision)
+        except StoreRefused as refused:
+            self._absorb_others_work()
+            self._split(messages, str(refused))
+            return
+        except Stopping:
+            return
+        except Exception:
+            self.failures += 1
+            log.exception("a batch of %d messages failed", len(messages))
+            self._split(messages, "internal error, see the log / 内部错误,见日志")
+            return
+        self._finish(decision, committed)
+        if self.source is not None:
+            self.source.acknowledge(messages)
+        self.lag_s = max(0, self.clock() - messages[0].received_at) / SECOND
+
+    def _decide(self, messages: list[RawMessage]) -> Decision:
+        judgement = self.judgement
+        decoded = judgement.decode(messages)
+        if judgement.needs_newer_catalog(decoded) and self.follow_catalog():
+            decoded = judgement.decode(messages)
+        missing = judgement.missing_statistics(decoded)
+        if missing:
+            self.writer.transact(lambda c: upsert_sensors(c, missing, judgement.catalog.kinds)[0])
+            self.follow_catalog()
+        return judgement.decide(messages, decoded, self.writer, self.clock())
+
+    def _split(self, messages: list[RawMessage], why: str) -> None:
+        """Find what cannot be committed by halves; a single message that cannot is quarantined whole."""
+        if len(messages) > 1:
+            middle = len(messages) // 2
+            self.handle(messages[:middle])
+            self.handle(messages[middle:])
+            return
+        message = messages[0]
+        try:
+            decision = self._with_database(lambda: self._decide(messages))
+            committed = self._commit(decision)
+        except Stopping:
+            return
+        except Exception:  # noqa: BLE001 - the second and last try of one message; handle() has logged the first
+            log.error("message on %r refused: %s", message.topic, why)
+            refusal = Refusal(
+                message.topic, message.payload, Reason.REFUSED, why, None, None, (-1,), message.received_at
+            )
+            counts = Counts(messages=1, received=1, quarantined=1)
+            decision = Decision(Outcome(Readings.empty(), counts, refusals=[refusal]))
+            try:
+                committed = self._commit(decision)
+            except Stopping:
+                return
+        self._finish(decision, committed)
+        if self.source is not None:
+            self.source.acknowledge(messages)
+
+    def _finish(self, decision: Decision, committed: Committed) -> None:
+        """Make a committed decision what stands, and show it."""
+        outcome = decision.outcome
+        if committed.batch != self.batch + 1:
+            self._absorb(self.batch + 1, committed.batch - 1)
+        self.dirty.note(outcome.readings, committed.batch)
+        self.batch = committed.batch
+        with self.standing:
+            self.judgement.apply(decision)
+            if committed.events:
+                self.seq = committed.events[-1].seq
+        counts = self.counts
+        counts.messages += outcome.counts.messages
+        counts.received += outcome.counts.received
+        counts.stored += outcome.counts.stored
+        counts.duplicate += outcome.counts.duplicate
+        counts.quarantined += outcome.counts.quarantined
+        if committed.events or len(outcome.readings):
+            self.publish(committed.events, outcome.readings)
+        if committed.catalog_version != self.judgement.catalog.version:
+            self._with_database(self.follow_catalog)
+        if committed.rules_version != self.judgement.rules_version:
+            self._with_database(self.follow_rules)
+
+    # The database
+
+    def connect(self) -> None:
+        """Connect, and learn where the database stands. Raises `StoreUnavailable` or `DatabaseInUse`."""
+        standing = self.writer.connect()
+        if self.epoch and (standing.epoch != self.epoch or standing.batch < self.batch):
+            # A backup was restored under us: what is in memory is of another history.
+            log.critical("the database went back in time; the service must start anew")
+            raise DatabaseInUse(
+                "the database was restored while the service ran: restart it / 数据库已被恢复,请重启服务"
+            )
+        self.epoch = standing.epoch
+        self.is_connected = True
+
+    def _with_database(self, work: Callable[[], T]) -> T:
+        """`work`, again and again while the database is away. `Stopping` if the service stops meanwhile."""
+        pause = 0.1
+        while True:
+            try:
+                if not self.is_connected:
+                    self.connect()
+                return work()
+            except (StoreUnavailable, DatabaseInUse) as error:
+                if self.is_connected:
+                    self.stalls += 1
+                    log.warning("the database is away: %s", error)
+                self.is_connected = False
+                if self._stopping.wait(pause):
+                    raise Stopping from None
+                pause = min(pause * 2, 2.0)
+
+    def _commit(self, decision: Decision) -> Committed:
+        return self._with_database(lambda: self.writer.commit(decision.outcome))
+
+    def commit(self, decision: Decision) -> list[AlertEvent]:
+        """Commit and apply what a command decided; the events as numbered."""
+        committed = self._commit(decision)
+        self._finish(decision, committed)
+        return committed.events
+
+    def follow_catalog(self) -> bool:
+        """Take over sensors that others changed in the database; whether there were any."""
+        judgement = self.judgement
+        changed = False
+
+        def load(connection: Any) -> int:
+            nonlocal changed
+            changed = refresh(connection, judgement.catalog)
+            return 0
+
+        self.writer.transact(load)
+        if changed:
+            judgement.refit()
+            self._checkpointed_batch = -1
+            self._has_orphans = True
+        return changed
+
+    def follow_rules(self) -> None:
+        """Take over a rule set that others put into the database."""
+        found: list[tuple[int, str] | None] = []
+
+        def load(connection: Any) -> int:
+            found.append(current_rules(connection))
+            return 0
+
+        self.writer.transact(load)
+        if found[0] is not None and found[0][0] != self.judgement.rules_version:
+            version, text = found[0]
+            self.use_rules(self.parse_rules(text), version)
+
+    def use_rules(self, rules: RuleSet, version: int) -> None:
+        """Judge by another rule set from the next batch on; alerts of rules that are gone are closed."""
+        before = self.judgement.rules
+        self.judgement.refit(rules, version)
+        self._checkpointed_batch = -1
+        self.close_orphans(before, "the rule was changed or removed / 规则已修改或删除")
+
+    def close_orphans(self, before: RuleSet | None, why: str) -> None:
+        """Close alerts that nothing stands behind any more."""
+        docket = self.judgement.docket(self.clock())
+        for alert in self.judgement.orphans(before):
+            docket.close(alert, None, why, because_removed=True)
+        if docket.events:
+            self.commit(self.judgement.decision_of(docket))
+
+    def _absorb_others_work(self) -> None:
+        """Take over what imports have committed since our last commit."""
+
+        def look() -> None:
+            standing = self.writer.standing()
+            if standing.batch > self.batch:
+                self._absorb(self.batch + 1, standing.batch)
+                self.batch = standing.batch
+
+        try:
+            self._with_database(look)
+        except Stopping:
+            return
+
+    def _absorb(self, first: int, last: int) -> None:
+        """Readings that an import put into the database in batches `first` to `last`."""
+        try:
+            imported = self._with_database(lambda: self.writer.batch_readings(first, last))
+            standing = self._with_database(self.writer.standing)
+        except Stopping:
+            return
+        if int(imported.sensor.max(initial=-1)) >= len(self.judgement.catalog):
+            self._with_database(self.follow_catalog)
+        self.judgement.state.apply(imported)
+        self.dirty.note(imported, last)
+        self.counts = standing.counts
+        self._checkpointed_batch = -1
+
+    # The passing of time
+
+    def _tick_if_due(self) -> None:
+        now = time.monotonic()
+        if now < self._next_tick:
+            return
+        self._next_tick = now + TICK_S
+        if self._has_orphans:
+            self._has_orphans = False
+            self.close_orphans(None, "the rule no longer looks at this sensor / 规则不再监视该测点")
+        # While we do not hear, or have not yet listened to what waits, nobody is silent.
+        is_deaf = self.source is None or not self.source.is_connected or len(self.inbox) > self.batch_messages
+        try:
+            decision = self.judgement.tick(self.clock(), is_deaf)
+            if decision.outcome.is_empty:
+                for update in decision.updates:
+                    self.judgement.engine.apply(update)
+                if not self._commands and not len(self.inbox):
+                    self._with_database(self._look_around)
+            else:
+                self.commit(decision)
+        except Stopping:
+            return
+        except Exception:
+            self.failures += 1
+            log.exception("a tick failed")
+
+    def _look_around(self) -> None:
+        """While nothing comes in, see what others changed."""
+        standing = self.writer.standing()
+        if standing.catalog_version != self.judgement.catalog.version:
+            self.follow_catalog()
+        if standing.rules_version != self.judgement.rules_version:
+            self.follow_rules()
+        if standing.batch > self.batch:
+            first, self.batch = self.batch + 1, standing.batch
+            self._absorb(first, standing.batch)
+        self.counts = standing.counts
+
+    def _checkpoint_if_due(self, force: bool = False) -> None:
+        now = time.monotonic()
+        is_due = self._checkpointed_batch < 0 or (
+            now >= self._next_checkpoint and self._checkpointed_batch < self.batch
+        )
+        if not (force or is_due) or self._checkpointed_batch == self.batch:
+            return
+        self._next_checkpoint = now + self.checkpoint_s
+        self._checkpointed_batch = self.batch
+        snapshot = self.judgement.snapshot(self.batch, self.clock())
+        self.judgement.keep_snapshot(snapshot)
+        kept = self.judgement.snapshots
+        outdated, self.judgement.outdated = self.judgement.outdated, set()
+        changed = {s.batch: s.observed_at.copy() for s in kept if s.batch in outdated}
+        if self.checkpoints:
+            changed = self.checkpoints.popleft().changed | changed
+        self.checkpoints.append(
+            Checkpoint(snapshot, self.judgement.state.copy(), [earlier.batch for earlier in kept], changed)
+        )
+
+    # Commands
+
+    def _serve_commands(self) -> None:
+        while self._commands:
+            work, future = self._commands.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._for_people(work))
+            except Stopping:
+                future.set_exception(StoreUnavailable("the service is stopping / 服务正在停止"))
+            except Exception as error:  # noqa: BLE001 - goes to the one who asked
+                future.set_exception(error)
+
+    def _for_people(self, work: Callable[[], T]) -> T:
+        """`work`, tried again for a few seconds while the database is away: people wait for the answer. Commands can
+        be begun again, as nothing of them stands before their one transaction."""
+        deadline = time.monotonic() + COMMAND_PATIENCE_S
+        while True:
+            try:
+                if not self.is_connected:
+                    self.connect()
+                return work()
+            except (StoreUnavailable, DatabaseInUse) as error:
+                self.is_connected = False
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable(str(error)) from error
+                if self._stopping.wait(0.1):
+                    raise Stopping from None
+
+
+class Stopping(Exception):  # noqa: N818
+    """The service stops while something waits for the database."""

@@ -1,0 +1,5 @@
+"""`python -m twin` is `cimtwin`."""
+
+from twin.cli import main
+
+main()

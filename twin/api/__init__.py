@@ -1,0 +1,60 @@
+"""HTTP and WebSocket over the running service: they read, and hand commands to the pipeline; they change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.routing import WebSocketRoute
+
+from twin.api import alerts, auth, devices, errors, health, quarantine, readings, rules, sensors, stats
+from twin.api.protection import Protection
+from twin.api.socket import LiveSocket
+from twin.api.view import ServiceView
+
+DESCRIPTION = """城市生命线监测与数字孪生。时间为 UTC（RFC 3339），长度单位米，坐标 WGS 84。
+列表返回 `{"items", "next"}`；错误为 RFC 9457 `application/problem+json`。实时推送：WebSocket `/ws/v1/live`。
+
+Monitoring and digital twin of a city's lifelines. Times are UTC (RFC 3339), coordinates WGS 84. Lists answer
+`{"items", "next"}`; errors are RFC 9457 problems. Live: WebSocket `/ws/v1/live`."""
+
+
+def create_app(service: ServiceView) -> FastAPI:
+    """The ASGI application over `service`. Its lifespan starts and stops the fan-out and closes the reader."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        service.live.start()
+        try:
+            yield
+        finally:
+            service.live.stop()
+            await service.reader.close()
+
+    app = FastAPIOffline(
+        title="cimtwin",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+    )
+    errors.install(app)
+    app.include_router(health.router(service))
+    api = APIRouter(prefix="/api/v1")
+    for subject in (stats, sensors, readings, alerts, rules, quarantine, devices):
+        api.include_router(subject.router(service))
+    app.include_router(api)
+    app.router.routes.append(WebSocketRoute("/ws/v1/live", LiveSocket(service), name="live"))
+    # The last added is the outermost: nothing goes out without the headers, nothing is read that may not come in.
+    app.add_middleware(auth.Gate, token=service.settings.api_token)
+    app.add_middleware(Protection)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("cimtwin")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,101 @@
+"""Who may call: the API token where one is set; on loopback without one, only this machine's own programs and pages."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from twin.api.errors import problem
+from twin.settings import is_loopback
+
+OPEN_PATHS: Final = frozenset(("/healthz", "/readyz"))
+SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS", "QUERY"))
+SUBPROTOCOL: Final = "bearer."
+# Set in a WebSocket's scope: True, False (wrong token), None (may still come in the first frame).
+STANDING: Final = "cimtwin.is_authorised"
+
+
+def is_token(given: str, token: str) -> bool:
+    """Whether they are equal, in a time that does not tell where they differ."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
+
+
+def bearer(headers: Headers) -> str | None:
+    """The token of the Authorization header, if there is one."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def socket_token(headers: Headers, subprotocols: list[str]) -> str | None:
+    """The token that a WebSocket's opening request carries."""
+    token = bearer(headers)
+    if token is not None:
+        return token
+    offered = [name for name in subprotocols if name.startswith(SUBPROTOCOL)]
+    return offered[0].removeprefix(SUBPROTOCOL) if offered else None
+
+
+def is_local_host(host: str | None) -> bool:
+    """Whether a Host header names this machine: a page elsewhere whose name was re-bound to 127.0.0.1 does not."""
+    if not host or "/" in host or "@" in host:
+        return False
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+
+
+def is_local_origin(origin: str) -> bool:
+    """Whether a page that this machine itself serves is asking."""
+    scheme, separator, host = origin.partition("://")
+    return bool(separator) and scheme in ("http", "https") and is_local_host(host)
+
+
+class Gate:
+    """ASGI: lets through who may call, and answers the others."""
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self.app = app
+        self.token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            refusal = self._refuse_http(scope)
+            if refusal is not None:
+                status, text = refusal
+                headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+                await problem(status, text, headers)(scope, receive, send)
+                return
+        elif scope["type"] == "websocket":
+            headers_ = Headers(scope=scope)
+            if self.token is not None:
+                given = socket_token(headers_, scope.get("subprotocols", []))
+                scope[STANDING] = None if given is None else is_token(given, self.token)
+            elif not is_local_host(headers_.get("host")) or not is_local_origin(headers_.get("origin", "http://[::1]")):
+                message: Message = {"type": "websocket.close", "code": 4403, "reason": "cross-site"}
+                await receive()
+                await send(message)
+                return
+            else:
+                scope[STANDING] = True
+        await self.app(scope, receive, send)
+
+    def _refuse_http(self, scope: Scope) -> tuple[int, str] | None:
+        headers = Headers(scope=scope)
+        if self.token is not None:
+            if scope["path"] in OPEN_PATHS:
+                return None
+            given = bearer(headers)
+            if given is None:
+                return 401, "send the token: Authorization: Bearer … / 请提供令牌"
+            return None if is_token(given, self.token) else (401, "wrong token / 令牌错误")
+        if not is_local_host(headers.get("host")):
+            return 403, "without a token only loopback names are served / 未设置令牌时仅接受本机名称访问"
+        origin = headers.get("origin")
+        if origin is not None and scope["method"] not in SAFE_METHODS and not is_local_origin(origin):
+            return 403, "a page of another site may not do this / 不允许其他网站的页面执行此操作"
+        return None

@@ -1,0 +1,281 @@
+"""Readings: raw, in buckets, as CSV; and the latest of each sensor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from twin.api.parameters import (
+    After,
+    Box,
+    From,
+    Limit,
+    Text,
+    To,
+    accepted,
+    cursor,
+    example,
+    instant,
+    number,
+    page,
+    parse_cursor,
+    span,
+    words,
+)
+from twin.api.sensors import check_asset, check_kinds, matching, within_box
+from twin.api.view import ServiceView
+from twin.live import isos
+from twin.model import SECOND, Micros, Quality, iso
+from twin.store.reader import WIDTHS, Bucket
+
+JSON: Final = "application/json"
+CSV: Final = "text/csv"
+BOM: Final = b"\xef\xbb\xbf"  # Excel reads a CSV as UTF-8 only with it
+SILENT_INTERVALS: Final = 3
+CSV_BUCKETS: Final = 10_000
+
+
+def status_of(heard_at: Micros, interval_us: int, now: Micros) -> str:
+    """`never` heard, `silent` for more than three intervals, else `ok`."""
+    if heard_at == 0:
+        return "never"
+    return "silent" if interval_us > 0 and now - heard_at > SILENT_INTERVALS * interval_us else "ok"
+
+
+def latest_json(service: ServiceView, index: int, now: Micros) -> dict[str, Any]:
+    catalog, state = service.catalog, service.state
+    sensor, kind = catalog.sensors[index], catalog.kind(index)
+    item: dict[str, Any] = {
+        "sensor": sensor.id,
+        "observed_at": None,
+        "received_at": None,
+        "value": None,
+        "quality": None,
+        "reasons": [],
+        "age_s": None,
+        "unit": kind.unit,
+        "kind": kind.name,
+        "status": "never",
+    }
+    if index >= len(state) or state.observed_at[index] == 0:
+        return item
+    observed_at, bits = int(state.observed_at[index]), int(state.quality[index])
+    heard_at = max(int(state.heard_at[index]), int(state.received_at[index]))
+    item |= {
+        "observed_at": iso(observed_at),
+        "received_at": iso(int(state.received_at[index])),
+        "value": number(float(state.value[index])),
+        "quality": Quality.word(bits),
+        "reasons": Quality.reasons(bits),
+        "age_s": round((now - observed_at) / SECOND, 3),
+        "status": status_of(heard_at, int(catalog.interval_us[index]), now),
+    }
+    return item
+
+
+def bucket_json(bucket: Bucket) -> dict[str, Any]:
+    return {
+        "bucket": iso(bucket.at),
+        "min": bucket.min,
+        "max": bucket.max,
+        "avg": bucket.avg,
+        "count": bucket.count,
+        "last": bucket.last,
+    }
+
+
+def router(service: ServiceView) -> APIRouter:
+    routes = APIRouter(tags=["读数 readings"])
+
+    @routes.get(
+        "/readings",
+        summary="一个测点的读数：原始或分桶，JSON 或 CSV / Readings of a sensor: raw or in buckets, JSON or CSV",
+        description="`[from, to)`，升序。CSV 一次给出全部。分桶按 UTC 对齐，不含缺值和坏值，空桶不列。 / "
+        "Half-open, ascending; CSV gives everything at once; buckets are aligned to UTC, without missing and bad "
+        "values, empty ones left out. `received_before`: as known at that time.",
+        responses={
+            200: {
+                "description": "OK",
+                "content": {
+                    JSON: {
+                        "examples": {
+                            "raw": {
+                                "value": {
+                                    "items": [
+                                        {
+                                            "observed_at": "2026-07-01T08:00:00Z",
+                                            "value": 12.5,
+                                            "quality": "good",
+                                            "reasons": [],
+                                            "received_at": "2026-07-01T08:00:00.120Z",
+                                        }
+                                    ],
+                                    "next": None,
+                                }
+                            },
+                            "bucket=5m": {
+                                "value": {
+                                    "items": [
+                                        {
+                                            "bucket": "2026-07-01T08:00:00Z",
+                                            "min": 12.1,
+                                            "max": 12.9,
+                                            "avg": 12.5,
+                                            "count": 5,
+                                            "last": 12.9,
+                                        }
+                                    ],
+                                    "next": None,
+                                }
+                            },
+                        }
+                    },
+                    CSV: {
+                        "example": "device,property,observed_at,value,quality\n"
+                        "ponding-17,depth,2026-07-01T08:00:00Z,12.5,good\n"
+                    },
+                },
+            },
+            404: {"description": "没有该测点 / no such sensor"},
+            406: {"description": "没有该格式 / no such format"},
+        },
+    )
+    async def readings(
+        request: Request,
+        sensor: Annotated[str, Query(max_length=512, examples=["ponding-17/depth"])],
+        from_: From = None,
+        to: To = None,
+        bucket: Annotated[Literal["1m", "5m", "1h", "1d"] | None, Query()] = None,
+        received_before: Annotated[str | None, Query(description="按当时所知 / as known at that time")] = None,
+        limit: Limit = 100,
+        after: After = None,
+    ) -> Response:
+        index = service.catalog.find(sensor)
+        start, end = span(from_, to, service.clock())
+        known = instant("received_before", received_before)
+        width = None if bucket is None else WIDTHS[bucket]
+        if accepted(request, (JSON, CSV)) == CSV:
+            lines = raw_csv(index, start, end, known) if width is None else bucket_csv(index, start, end, width, known)
+            return await csv_answer(lines, sensor, width is not None)
+        # Each kind of page has cursors of its own.
+        seen = parse_cursor(f"readings {bucket or 'raw'}", after, int)
+        if seen is not None:
+            start = max(start, seen[0])
+        if start >= end:
+            return page([], None)
+        following = None
+        if width is not None:
+            dirty = service.dirty(index)
+            found = await service.reader.buckets(index, start, end, width, limit + 1, dirty, known)
+            if len(found) > limit:
+                following = cursor(f"readings {bucket}", found[limit].at)
+            return page([bucket_json(b) for b in found[:limit]], following)
+        rows = await service.reader.readings(index, start, end, limit + 1, known)
+        if len(rows) > limit:
+            following = cursor("readings raw", int(rows.observed_at[limit]))
+        items = [
+            {
+                "observed_at": observed_at,
+                "value": value,
+                "quality": Quality.word(bits),
+                "reasons": Quality.reasons(bits) if bits else [],
+                "received_at": received_at,
+            }
+            for observed_at, value, bits, received_at in zip(
+                isos(rows.observed_at[:limit]),
+                rows.value[:limit].tolist(),  # NaN, a missing value, is written as null
+                rows.quality[:limit].tolist(),
+                isos(rows.received_at[:limit]),
+                strict=True,
+            )
+        ]
+        return page(items, following)
+
+    def raw_csv(index: int, start: Micros, end: Micros, known: Micros | None) -> AsyncGenerator[bytes, None]:
+        sensor = service.catalog.sensors[index]
+        return service.reader.readings_csv(index, sensor.device, sensor.property, start, end, known)
+
+    async def bucket_csv(
+        index: int, start: Micros, end: Micros, width: Micros, known: Micros | None
+    ) -> AsyncGenerator[bytes, None]:
+        sensor = service.catalog.sensors[index]
+        while start < end:
+            dirty = service.dirty(index)
+            found = await service.reader.buckets(index, start, end, width, CSV_BUCKETS, dirty, known)
+            if not found:
+                return
+            yield "".join(
+                f"{sensor.device},{sensor.property},{iso(b.at)},{b.min!r},{b.max!r},{b.avg!r},{b.count},{b.last!r}\n"
+                for b in found
+            ).encode()
+            start = found[-1].at + width
+
+    @routes.get(
+        "/latest",
+        summary="各测点最新读数 / The latest reading of each sensor",
+        description="从未上报的测点也列出（status = never）。 / Sensors never heard are listed too.",
+        responses=example(
+            {"items": [{"sensor": "ponding-17/depth", "observed_at": "2026-07-01T08:00:00Z",
+                        "received_at": "2026-07-01T08:00:00.120Z", "value": 12.5, "quality": "good", "reasons": [],
+                        "age_s": 3.2, "unit": "cm", "kind": "drainage.ponding_depth", "status": "ok"}], "next": None}
+        ),
+    )  # fmt: skip
+    async def latest(
+        sensor: Annotated[list[str] | None, Query(description="可重复 / may be repeated", max_length=1000)] = None,
+        bbox: Box = None,
+        kind: Text = None,
+        domain: Text = None,
+        tenant: Text = None,
+        asset: Text = None,
+        limit: Limit = 100,
+        after: After = None,
+    ) -> Response:
+        now = service.clock()
+        kinds = words("kind", kind)
+        check_kinds(service, kinds)
+        if asset is not None:
+            await check_asset(service, asset)
+        within = within_box(service, bbox)
+        filters: dict[str, Any] = {"within": within, "kinds": kinds, "domains": words("domain", domain),
+                                   "tenant": tenant, "asset": asset}  # fmt: skip
+        if sensor:
+            # In the order asked for; the cursor is a place in it.
+            named = [service.catalog.find(name) for name in sensor]
+            is_narrowed = within is not None or kinds or domain or tenant or asset
+            fits = set(matching(service, -1, len(service.catalog), **filters)) if is_narrowed else None
+            chosen = [index for index in dict.fromkeys(named) if fits is None or index in fits]
+            place = (parse_cursor("latest of", after, int) or (0,))[0]
+            part = chosen[place : place + limit]
+            following = cursor("latest of", place + limit) if place + limit < len(chosen) else None
+        else:
+            last = (parse_cursor("latest", after, int) or (-1,))[0]
+            found = matching(service, last, limit + 1, **filters)
+            part = found[:limit]
+            following = cursor("latest", part[-1]) if len(found) > limit else None
+        return page([latest_json(service, index, now) for index in part], following)
+
+    return routes
+
+
+async def csv_answer(lines: AsyncGenerator[bytes, None], sensor: str, is_bucketed: bool) -> Response:
+    """A CSV as a stream. The first piece is fetched before anything is sent: what goes wrong until then is a problem
+    with a status, what goes wrong later breaks the transfer off."""
+    head = b"device,property,bucket,min,max,avg,count,last\n" if is_bucketed else _RAW_HEAD
+    first = await anext(lines, b"")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        async with aclosing(lines):
+            yield BOM + head + first
+            async for piece in lines:
+                yield piece
+
+    name = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "-_.") else "_" for sign in sensor)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    return StreamingResponse(pieces(), headers=headers, media_type="text/csv; charset=utf-8")
+
+
+_RAW_HEAD: Final = b"device,property,observed_at,value,quality\n"

@@ -1,0 +1,144 @@
+"""The WebSocket of live alerts and readings (contract 6): one client's connection over `twin.live`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from starlette.types import Receive, Scope, Send
+
+from twin.api.auth import STANDING, SUBPROTOCOL, is_token
+from twin.api.protection import PROTOCOL
+from twin.api.view import ServiceView
+from twin.live import (
+    BAD_FRAME,
+    UNAUTHORISED,
+    BadFrame,
+    Client,
+    error_frame,
+    frame_token,
+    parse_subscription,
+)
+from twin.model import StoreUnavailable
+
+FIRST_FRAME_S: Final = 10.0
+CLOSE_S: Final = 5.0
+ABORT_S: Final = 30.0  # for a client that takes nothing: until then it can still read why
+TRY_AGAIN: Final = 1013
+
+
+class _End(Exception):  # noqa: N818 - how a conversation ends, not an error
+    """The connection is to be closed with this code, after an error frame if there is a detail."""
+
+    def __init__(self, code: int, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class LiveSocket:
+    """ASGI application of `/ws/v1/live`."""
+
+    def __init__(self, service: ServiceView) -> None:
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        live = self.service.live
+        live.start()
+        if (await receive())["type"] != "websocket.connect":
+            return
+        await send({"type": "websocket.accept", "subprotocol": _subprotocol(scope)})
+        client = Client()
+        tasks = [
+            asyncio.create_task(self._listen(scope, receive, client)),
+            asyncio.create_task(self._speak(client, send)),
+            asyncio.create_task(client.closing.wait()),
+        ]
+        try:
+            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            live.leave(client)
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        if client.close_code is not None:
+            await _close(scope, send, client.close_code, client.close_reason, None)
+            return
+        for task, result in zip(tasks, results, strict=True):
+            if task not in finished or not isinstance(result, BaseException):
+                continue
+            if isinstance(result, _End):
+                live.refused += 1
+                await _close(scope, send, result.code, "", result.detail)
+            elif not isinstance(result, OSError | asyncio.CancelledError):  # OSError: the client has gone
+                await _close(scope, send, 1011, "internal error", None)
+                raise result
+
+    async def _listen(self, scope: Scope, receive: Receive, client: Client) -> None:
+        """Take subscribe frames until the client goes; `_End` if one is bad."""
+        token = self.service.settings.api_token
+        standing = scope.get(STANDING)
+        if standing is False:
+            raise _End(UNAUTHORISED, "wrong token / 令牌错误")
+        try:
+            async with asyncio.timeout(FIRST_FRAME_S):
+                data = await _frame(receive)
+        except TimeoutError:
+            text = f"no subscribe frame within {FIRST_FRAME_S:g} s / {FIRST_FRAME_S:g} 秒内未收到 subscribe 帧"
+            raise _End(BAD_FRAME, text) from None
+        if data is not None and standing is None and token is not None:
+            given = frame_token(data)
+            if given is None or not is_token(given, token):
+                raise _End(UNAUTHORISED, "wrong or no token / 令牌缺失或错误")
+        while data is not None:
+            try:
+                wanted = parse_subscription(data, self.service.catalog)
+                await self.service.live.subscribe(client, wanted)
+            except BadFrame as error:
+                raise _End(BAD_FRAME, str(error)) from None
+            except StoreUnavailable:
+                text = "the database is not available now, come back / 数据库暂时不可用，请稍后重连"
+                raise _End(TRY_AGAIN, text) from None
+            data = await _frame(receive)
+
+    async def _speak(self, client: Client, send: Send) -> None:
+        """Send what waits for the client, as fast as it takes it."""
+        next_frame = self.service.live.next_frame
+        while True:
+            frame = next_frame(client)
+            if frame is None:
+                await client.wait()
+            else:
+                await send({"type": "websocket.send", "text": frame})
+
+
+async def _frame(receive: Receive) -> str | bytes | None:
+    """The next frame from the client, None when it has gone."""
+    message = await receive()
+    if message["type"] == "websocket.disconnect":
+        return None
+    data: str | bytes | None = message.get("text")
+    return data if data is not None else message.get("bytes") or b""
+
+
+def _subprotocol(scope: Scope) -> str | None:
+    """Browsers need one of those they offered back; rather one that is no secret."""
+    offered: list[str] = scope.get("subprotocols", [])
+    plain = [name for name in offered if not name.startswith(SUBPROTOCOL)]
+    return next(iter(plain or offered), None)
+
+
+async def _close(scope: Scope, send: Send, code: int, reason: str, detail: str | None) -> None:
+    """Close, also where the client takes nothing: uvicorn's own close would wait for it without end."""
+    protocol: Any = scope.get(PROTOCOL)
+    writable, transport = getattr(protocol, "writable", None), getattr(protocol, "transport", None)
+    if isinstance(writable, asyncio.Event) and transport is not None:
+        writable.set()  # the close frame goes behind what is buffered, however long that waits
+        asyncio.get_running_loop().call_later(ABORT_S, transport.abort)
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            if detail is not None:
+                await send({"type": "websocket.send", "text": error_frame(detail)})
+            await send({"type": "websocket.close", "code": code, "reason": reason})
+    except (OSError, RuntimeError, TimeoutError):
+        return  # gone already

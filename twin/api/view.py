@@ -1,0 +1,105 @@
+"""What HTTP and WebSocket see of the service: the shape that `twin.app.Service` has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from twin.catalog import Catalog
+from twin.live import Live
+from twin.model import Alert, Micros, Sensor
+from twin.settings import Settings
+from twin.state import SensorState
+from twin.store.reader import Reader
+from twin.units import Kind
+
+
+class RuleView(Protocol):
+    """One rule; `raw` is its table as it was written."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def raw(self) -> Mapping[str, Any]: ...
+
+
+class RulesView(Protocol):
+    """The rule set in force; `text` is its TOML."""
+
+    @property
+    def rules(self) -> Sequence[RuleView]: ...
+
+    @property
+    def text(self) -> str: ...
+
+
+class CommandsView(Protocol):
+    """What people ask of the running system: carried out between two batches, committed when the future is done."""
+
+    def act(self, alert_id: str, action: str, by: str | None, note: str | None, key: str | None) -> Future[bytes]: ...
+
+    def put_rules(self, text: str, by: str | None) -> Future[int]: ...
+
+    def put_sensors(self, sensors: Sequence[Sensor]) -> Future[dict[str, int]]: ...
+
+    def patch_sensor(self, sensor_id: str, changes: dict[str, Any], by: str | None) -> Future[Sensor]: ...
+
+    def replace_device(
+        self, device: str, hardware: str, since: Micros | None, by: str | None
+    ) -> Future[dict[str, Any]]: ...
+
+    def redrive(self, ids: Sequence[int] | None) -> Future[dict[str, int]]: ...
+
+
+class ServiceView(Protocol):
+    """The service. Nothing here changes it but `commands`."""
+
+    @property
+    def commands(self) -> CommandsView: ...
+
+    live: Live
+    reader: Reader
+    clock: Callable[[], Micros]
+    kinds: dict[str, Kind]
+    settings: Settings
+    started_at: Micros
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    @property
+    def state(self) -> SensorState: ...
+
+    @property
+    def rules(self) -> RulesView: ...
+
+    @property
+    def rules_version(self) -> int: ...
+
+    @property
+    def epoch(self) -> str: ...
+
+    @property
+    def seq(self) -> int: ...
+
+    def snapshot(self) -> tuple[int, list[Alert]]:
+        """The number of the last committed alert event and the open alerts as of it (worst, then newest first), in
+        one step with respect to the pipeline."""
+        ...
+
+    def open_alerts(self) -> list[Alert]: ...
+
+    def alert(self, alert_id: str) -> Alert | None:
+        """An open alert with the values of now; None if it is not open (then the database has it, or nobody)."""
+        ...
+
+    def dirty(self, sensor: int) -> tuple[Micros, Micros] | None:
+        """First and last event time of a sensor changed since the aggregates were refreshed. What is committed shows
+        here before it is acknowledged."""
+        ...
+
+    def stats(self) -> dict[str, int | float | str]: ...
+
+    def readiness(self) -> dict[str, bool]: ...

@@ -1,0 +1,478 @@
+"""The service: builds, starts, watches and stops everything, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import psycopg
+import uvicorn
+
+from alerts.engine import EngineState
+from alerts.lifecycle import AlertBook, listed
+from alerts.packs import default_text
+from alerts.rules import RuleSet, parse_rules
+from ingest.commands import Commands
+from ingest.judgement import Judgement, Snapshot
+from ingest.mqtt import Inbox, PahoSource
+from ingest.pipeline import Pipeline
+from twin.api import create_app
+from twin.api.alerts import alert_json
+from twin.catalog import Catalog
+from twin.embedded import DataDir, EmbeddedBroker, EmbeddedPostgres
+from twin.live import Live
+from twin.model import DAY, HOUR, SECOND, Alert, Micros, StoreUnavailable
+from twin.sensors import sensors_from_json
+from twin.settings import Settings
+from twin.state import SensorState
+from twin.store.catalog import current_rules, refresh, save_rules
+from twin.store.migrate import migrate
+from twin.store.reader import Reader
+from twin.store.upkeep import Upkeep
+from twin.store.writer import Writer
+from twin.units import Kind, load_kinds
+
+log = logging.getLogger(__name__)
+
+WAIT_FOR_DATABASE_S: Final = 30.0
+AGGREGATE_EVERY_S: Final = 300.0
+PARTITIONS_EVERY_S: Final = 3600.0
+DOMAINS: Final = ("water", "gas", "drainage", "confined", "manhole", "bridge")
+
+
+def now() -> Micros:
+    """The wall clock, µs."""
+    return time.time_ns() // 1000
+
+
+class Service:
+    """Everything that runs, and what HTTP and WebSocket see of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clock: Callable[[], Micros] = now
+        self.kinds: dict[str, Kind] = load_kinds(settings.kinds)
+        self.started_at = now()
+        self.http_url = ""
+        self.mqtt_url = ""
+        self._data_dir = DataDir(settings.data_dir)
+        self._postgres: EmbeddedPostgres | None = None
+        self._broker: EmbeddedBroker | None = None
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._upkeep_failures = 0
+        self.database_url = ""
+
+    # Starting
+
+    def start(self) -> None:
+        """Start servers, database, pipeline and source. Raises what `cimtwin.cli` turns into one line."""
+        settings = self.settings
+        self._data_dir.make()
+        self._data_dir.lock(http=str(settings.http))
+        if settings.database_url is None:
+            self._postgres = EmbeddedPostgres(settings.data_dir)
+            self.database_url = self._postgres.start()
+        else:
+            self.database_url = settings.database_url
+        if settings.mqtt_url is None:
+            self._broker = EmbeddedBroker(
+                settings.data_dir,
+                settings.mqtt_listen,
+                settings.mqtt_user,
+                settings.mqtt_password,
+                is_synced_always=settings.mqtt_sync_always,
+            )
+            self.mqtt_url = self._broker.start()
+        else:
+            self.mqtt_url = settings.mqtt_url
+        self._wait_for_database(lambda: migrate(self.database_url))
+        self.reader = Reader(self.database_url)
+        self.live = Live(self)
+        self._build()
+        self.source.start()
+        self.pipeline.start()
+        self._spawn("upkeep", self._keep_up)
+        if self._postgres is not None or self._broker is not None:
+            self._spawn("watch", self._watch_servers)
+
+    def _wait_for_database(self, work: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + WAIT_FOR_DATABASE_S
+        while True:
+            try:
+                return work()
+            except (psycopg.OperationalError, StoreUnavailable) as error:
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable(f"database: {str(error).splitlines()[0]}") from error
+                self._stopping.wait(0.5)
+
+    def _build(self) -> None:
+        """Load what is known, and bring the engine to the present."""
+        settings = self.settings
+        writer = Writer(self.database_url, self._data_dir.path.name)
+        standing = self._wait_for_database(writer.connect)
+        self._upkeep = Upkeep(self.database_url)
+        catalog = Catalog(self.kinds)
+        writer.transact(lambda c: int(refresh(c, catalog)))
+        rules, version = self._load_rules(writer)
+        self.judgement = judgement = Judgement(
+            catalog,
+            rules,
+            version,
+            lateness=round(settings.lateness_h * HOUR),
+            default_tenant=settings.default_tenant,
+            max_bytes=settings.max_message_bytes,
+            started_at=self.started_at,
+        )
+        inbox = Inbox(settings.inbox_messages, settings.inbox_bytes)
+        self.pipeline = pipeline = Pipeline(
+            judgement,
+            writer,
+            inbox,
+            self.live.publish,
+            self.clock,
+            self.parse_rules,
+            batch_messages=settings.batch_messages,
+            linger_s=settings.batch_ms / 1000,
+            checkpoint_s=settings.checkpoint_s,
+        )
+        pipeline.connect()
+        pipeline.batch, pipeline.seq, pipeline.counts = standing.batch, standing.seq, standing.counts
+        judgement.book = AlertBook(writer.open_alerts())
+        self._recover(judgement, writer, standing.batch)
+        pipeline.dirty.note(self._upkeep.changed_since_refresh(), standing.batch)
+        pipeline.close_orphans(None, "the rule is gone or no longer looks at this sensor / 规则已删除或不再监视该测点")
+        self.commands = Commands(
+            pipeline, self.parse_rules, alert_json, lambda objects: sensors_from_json(objects, self.kinds)
+        )
+        # Fixed by the database, so that the broker knows this service again, and another beside it is another client.
+        self.source = PahoSource(self.mqtt_url, f"cimtwin-{standing.instance}", inbox, self.clock)
+        pipeline.source = self.source
+
+    def parse_rules(self, text: str) -> RuleSet:
+        return parse_rules(text, self.kinds)
+
+    def _load_rules(self, writer: Writer) -> tuple[RuleSet, int]:
+        """The rule set in force; the default pack where there is none yet."""
+        found: list[tuple[int, str] | None] = []
+
+        def load(connection: Any) -> int:
+            current = current_rules(connection)
+            if current is None:
+                text = default_text()
+                current = save_rules(connection, text, "default"), text
+            found.append(current)
+            return 0
+
+        writer.transact(load)
+        assert found[-1] is not None
+        version, text = found[-1]
+        return self.parse_rules(text), version
+
+    def _recover(self, judgement: Judgement, writer: Writer, batch: int) -> None:
+        upkeep = self._upkeep
+        size = len(judgement.catalog)
+        for number, taken_at, observed_at, engine in upkeep.load_checkpoints():
+            judgement.snapshots.append(Snapshot(number, taken_at, observed_at, EngineState.from_bytes(engine)))
+        if not judgement.snapshots:
+            # A database that no service ran on: it may hold imported history, which is not judged.
+            judgement.state = SensorState.of(size)
+            judgement.state.apply(upkeep.newest_of_all(size))
+            return
+        judgement.state = upkeep.load_latest(size)
+        newest = judgement.snapshots[-1]
+        judgement.engine.restore(newest.engine)
+        tail = writer.batch_readings(newest.batch + 1, batch)
+        judgement.recover(tail, writer)
+        judgement.state.apply(tail)
+
+    def _spawn(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    # Watching
+
+    def _watch_servers(self) -> None:
+        """Restart the embedded servers when they die."""
+        while not self._stopping.wait(0.5):
+            for server in (self._postgres, self._broker):
+                if server is None:
+                    continue
+                try:
+                    if server.ensure():
+                        log.warning("%s died and was started again", server.word)
+                except Exception:
+                    log.exception("%s could not be started again", server.word)
+
+    def _keep_up(self) -> None:
+        """Write checkpoints, refresh aggregates, make and drop partitions."""
+        next_refresh = time.monotonic() + AGGREGATE_EVERY_S
+        next_partitions = 0.0
+        while not self._stopping.wait(0.2):
+            try:
+                self._save_checkpoint()
+                if time.monotonic() >= next_partitions:
+                    next_partitions = time.monotonic() + PARTITIONS_EVERY_S
+                    self._look_after_partitions()
+                if time.monotonic() >= next_refresh:
+                    next_refresh = time.monotonic() + AGGREGATE_EVERY_S
+                    self.refresh_aggregates()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next round tries again
+                self._upkeep_failures += 1
+                log.warning("upkeep: %s", error)
+                self._upkeep.close()
+                self._stopping.wait(2)
+
+    def _save_checkpoint(self) -> None:
+        waiting = self.pipeline.checkpoints
+        if not waiting:
+            return
+        checkpoint = waiting.popleft()
+        snapshot = checkpoint.snapshot
+        try:
+            self._upkeep.save_checkpoint(
+                snapshot.batch,
+                snapshot.taken_at,
+                snapshot.observed_at,
+                snapshot.engine.to_bytes(),
+                checkpoint.state,
+                checkpoint.keep,
+                checkpoint.changed,
+            )
+        except Exception:
+            # What is newer supersedes it, but for what it had to say of older snapshots.
+            newer = waiting.popleft() if waiting else checkpoint
+            waiting.append(replace(newer, changed=checkpoint.changed | newer.changed))
+            raise
+
+    def refresh_aggregates(self) -> None:
+        """Bring the aggregates up to the newest commit."""
+        begun = self.pipeline.dirty.begin()
+        if begun is None:
+            return
+        is_done = False
+        try:
+            days = self.settings.retention_days
+            keep_from = None if not days else (now() // DAY - int(days) + 1) * DAY
+            self._upkeep.refresh_aggregates(*begun, keep_from)
+            is_done = True
+        finally:
+            self.pipeline.dirty.end(is_done)
+
+    def _look_after_partitions(self) -> None:
+        settings = self.settings
+        keep = {
+            "readings": int(settings.retention_days),
+            "waveform_blocks": int(settings.retention_waveforms_days),
+            "readings_1m": int(settings.retention_minutes_days),
+        }
+        for name in self._upkeep.look_after_partitions(now(), keep):
+            log.info("retention dropped %s", name)
+
+    # Stopping
+
+    def stop(self) -> None:
+        """Stop in the reverse order; what is not committed stays with the broker."""
+        self._stopping.set()
+        if hasattr(self, "source"):
+            self.source.stop()
+        if hasattr(self, "pipeline"):
+            self.pipeline.stop()
+        for thread in self._threads:
+            thread.join(15)
+        if hasattr(self, "pipeline"):
+            with contextlib.suppress(Exception):
+                self._save_checkpoint()
+            self.pipeline.writer.close()
+            self._upkeep.close()
+        if self._broker is not None:
+            self._broker.stop()
+        if self._postgres is not None:
+            self._postgres.stop()
+        self._data_dir.release()
+
+    # What HTTP and WebSocket see
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.judgement.catalog
+
+    @property
+    def state(self) -> SensorState:
+        return self.judgement.state
+
+    @property
+    def rules(self) -> RuleSet:
+        return self.judgement.rules
+
+    @property
+    def rules_version(self) -> int:
+        return self.judgement.rules_version
+
+    @property
+    def epoch(self) -> str:
+        return self.pipeline.epoch
+
+    @property
+    def seq(self) -> int:
+        return self.pipeline.seq
+
+    def dirty(self, sensor: int) -> tuple[Micros, Micros] | None:
+        return self.pipeline.dirty.span(sensor)
+
+    def open_alerts(self) -> list[Alert]:
+        """Worst and newest first, with the values of now."""
+        return self.snapshot()[1]
+
+    def snapshot(self) -> tuple[int, list[Alert]]:
+        """The number of the last alert event and the open alerts as of it."""
+        with self.pipeline.standing:
+            seq, standing = self.pipeline.seq, list(self.judgement.book.open.values())
+        return seq, [self._current(alert) for alert in listed(standing)]
+
+    def alert(self, alert_id: str) -> Alert | None:
+        """An open alert, with the values of now."""
+        found = self.judgement.book.open.get(alert_id)
+        return None if found is None else self._current(found)
+
+    def _current(self, alert: Alert) -> Alert:
+        if not alert.state.is_active or alert.sensor_index < 0:
+            return alert
+        judgement = self.judgement
+        try:
+            value, peak, _ = judgement.engine.extremes(judgement.rules.index(alert.rule), alert.sensor_index)
+        except KeyError:
+            return alert
+        if value != value:
+            return alert
+        current = alert.copy()
+        current.value = value
+        current.peak_value = peak
+        return current
+
+    def readiness(self) -> dict[str, bool]:
+        pipeline = self.pipeline
+        return {
+            "database": pipeline.is_connected,
+            "broker": self.source.is_connected,
+            "pipeline": pipeline.is_running,
+        }
+
+    def stats(self) -> dict[str, int | float | str]:
+        pipeline, counts = self.pipeline, self.pipeline.counts
+        inbox = pipeline.inbox
+        result: dict[str, int | float | str] = {
+            "messages_received": counts.messages,
+            "readings_received": counts.received,
+            "readings_stored": counts.stored,
+            "readings_duplicate": counts.duplicate,
+            "readings_quarantined": counts.quarantined,
+            "alert_events": pipeline.seq,
+            "epoch": pipeline.epoch,
+            "seq": pipeline.seq,
+            "batch": pipeline.batch,
+            "lag_s": round(pipeline.lag_s, 6) if not len(inbox) else round(max(pipeline.lag_s, 0.001), 6),
+            "ws_clients": len(self.live),
+            "inbox_messages": len(inbox),
+            "inbox_bytes": inbox.size,
+            "inbox_waits": inbox.waits,
+            "pipeline_failures": pipeline.failures,
+            "rule_failures": sum(self.judgement.engine.failures.values()),
+            "upkeep_failures": self._upkeep_failures,
+            "mqtt_failures": self.source.failures,
+            "database_stalls": pipeline.stalls,
+            "sensors": len(self.catalog),
+            "alerts_open": len(self.judgement.book.open),
+            "alerts_active": len(self.judgement.book.active),
+            "rules_version": self.rules_version,
+            "uptime_s": round((now() - self.started_at) / SECOND, 3),
+        }
+        result |= self._hearing()
+        return result
+
+    def _hearing(self) -> dict[str, int | float | str]:
+        """By domain, how many sensors report, are silent, or never reported: no data never looks normal."""
+        catalog, state = self.catalog, self.state
+        heard = state.heard_at[: len(catalog)]
+        interval = catalog.interval_us[: len(heard)]
+        silent = (heard > 0) & (interval > 0) & (now() - heard > 3 * interval)
+        result: dict[str, int | float | str] = {"sensors_never_heard": int((heard == 0).sum())}
+        counted: Counter[tuple[str, str]] = Counter()
+        for index, sensor in enumerate(catalog.sensors[: len(heard)]):
+            domain = sensor.kind.partition(".")[0]
+            word = "never" if heard[index] == 0 else "silent" if silent[index] else "reporting"
+            counted[domain, word] += 1
+        for (domain, word), n in sorted(counted.items()):
+            result[f"sensors_{word}_{domain}"] = n
+        return result
+
+
+def serve(
+    settings: Settings, on_ready: Callable[[Service], None] | None = None, duration_s: float | None = None
+) -> None:
+    """Run the service until SIGTERM or SIGINT (or for `duration_s`)."""
+    service = Service(settings)
+    try:
+        service.start()
+        asyncio.run(_serve_http(service, on_ready, duration_s))
+    finally:
+        service.stop()
+
+
+async def _serve_http(service: Service, on_ready: Callable[[Service], None] | None, duration_s: float | None) -> None:
+    settings = service.settings
+    config = uvicorn.Config(
+        create_app(service),
+        host=settings.http.host,
+        port=settings.http.port,
+        log_config=None,
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=1 << 16,
+        timeout_graceful_shutdown=3,
+        lifespan="on",
+        server_header=False,
+    )
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.end)
+    running = asyncio.create_task(server.serve())
+    while not server.started and not running.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        service.http_url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        service._data_dir.lock(http=service.http_url, mqtt=_without_password(service.mqtt_url))
+        if on_ready is not None:
+            on_ready(service)
+        if duration_s is not None:
+            loop.call_later(duration_s, server.end)
+    await running
+    if not server.started:
+        raise OSError(f"cannot listen on {settings.http}")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn under our own signals: theirs would be raised once more after the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+    def end(self) -> None:
+        self.should_exit = True
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

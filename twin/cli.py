@@ -1,0 +1,241 @@
+"""The command `cimtwin`. Thin: each command gathers settings and calls what does the work.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or bad input. Errors are lines on stderr, without a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import psycopg
+import typer
+
+from twin import logs
+from twin.embedded import EmbeddedFailed
+from twin.model import Conflict, NotFound, Refused, StoreRefused, StoreUnavailable
+from twin.settings import Settings, load, safety_problems
+from twin.store.writer import DatabaseInUse
+
+app = typer.Typer(
+    help="城市生命线监测与数字孪生后端 / the open digital-twin and monitoring backend of a city's pipes",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path | None, typer.Option("--config", help="TOML 配置文件 / settings file")]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="数据目录 / data folder (./data)")]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        help="数据库,不写则内置;口令请用环境变量 / database, none: embedded; passwords belong in the environment",
+    ),
+]
+MqttOption = Annotated[
+    str | None,
+    typer.Option("--mqtt-url", help="MQTT 服务器地址,不写则用内置服务器 / broker; none: embedded"),
+]
+
+
+class Usage(Exception):  # noqa: N818
+    """Wrong usage or bad input: exit code 2."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Expected failures as one readable line each, and the exit code that goes with them."""
+    try:
+        yield
+    except Refused as refused:
+        for line in [str(p) for p in refused.problems] or [refused.what]:
+            typer.echo(f"cimtwin: {line}", err=True)
+        raise typer.Exit(2) from None
+    except Usage as usage:
+        typer.echo(f"cimtwin: {usage}", err=True)
+        raise typer.Exit(2) from None
+    except (
+        EmbeddedFailed,
+        DatabaseInUse,
+        StoreUnavailable,
+        StoreRefused,
+        NotFound,
+        Conflict,
+        psycopg.Error,
+        OSError,
+    ) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        typer.echo(f"cimtwin: {text}", err=True)
+        raise typer.Exit(1) from None
+
+
+def settings_of(config: Path | None = None, **flags: Any) -> Settings:
+    settings = load(flags, config=config)
+    logs.configure(settings.log_level, settings.log_json)
+    return settings
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    data_dir: DataDirOption = None,
+    database_url: DatabaseOption = None,
+    mqtt_url: MqttOption = None,
+    http: Annotated[str | None, typer.Option(help="HTTP 监听地址 / listen on (127.0.0.1:8000)")] = None,
+    mqtt_listen: Annotated[
+        str | None, typer.Option(help="内置 MQTT 监听地址 / the embedded broker's address (127.0.0.1:1883)")
+    ] = None,
+) -> None:
+    """运行服务 / run the service: broker connection, pipeline, alert engine, HTTP, WebSocket."""
+    with plain_errors():
+        settings = settings_of(
+            config,
+            data_dir=data_dir,
+            database_url=database_url,
+            mqtt_url=mqtt_url,
+            http=http,
+            mqtt_listen=mqtt_listen,
+        )
+        refuse_unsafe(settings)
+        from twin.app import serve as run
+
+        run(settings, lambda service: announce(service.http_url, service.mqtt_url))
+
+
+def refuse_unsafe(settings: Settings) -> None:
+    problems = safety_problems(settings)
+    if problems:
+        raise Usage("\ncimtwin: ".join(problems))
+
+
+def announce(http_url: str, mqtt_url: str) -> None:
+    """Say where things are, on stderr, without passwords."""
+    broker = mqtt_url.rpartition("@")[2].removeprefix("mqtt://").removeprefix("mqtts://")
+    typer.echo(f"cimtwin: HTTP {http_url}  API {http_url}/docs  MQTT {broker}", err=True)
+
+
+@app.command()
+def migrate(config: Config = None, data_dir: DataDirOption = None, database_url: DatabaseOption = None) -> None:
+    """把数据库升级到当前版本 / bring the database to this version's schema."""
+    with plain_errors():
+        from twin.embedded import database_url_for_command
+        from twin.store.migrate import migrate as run
+
+        with database_url_for_command(settings_of(config, data_dir=data_dir, database_url=database_url)) as dsn:
+            done = run(dsn)
+        typer.echo(f"cimtwin: {', '.join(done) if done else 'up to date / 已是最新'}")
+
+
+@app.command("import")
+def import_(
+    files: Annotated[
+        list[Path], typer.Argument(help="测点表、规则、历史读数 / sensor lists, rules, recorded readings")
+    ],
+    config: Config = None,
+    data_dir: DataDirOption = None,
+    database_url: DatabaseOption = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="未写权属单位的测点归属 / tenant of sensors that name none")
+    ] = None,
+) -> None:
+    """导入文件,每个文件要么全部成功要么不变 / import files, each all or nothing."""
+    with plain_errors():
+        from twin.embedded import database_url_for_command
+        from twin.importing import import_files
+
+        settings = settings_of(config, data_dir=data_dir, database_url=database_url)
+        with database_url_for_command(settings) as dsn:
+            for line in import_files(dsn, files, settings, tenant):
+                typer.echo(f"cimtwin: {line}")
+
+
+@app.command()
+def publish(
+    files: Annotated[list[Path], typer.Argument(help="历史读数 / recorded readings")],
+    speed: Annotated[
+        float, typer.Option(help="比记录快多少倍,0 为尽快 / times faster than recorded; 0: at once")
+    ] = 1.0,
+    now: Annotated[bool, typer.Option("--now", help="时间平移到现在 / shift the times to now")] = False,
+    tenant: Annotated[
+        str | None,
+        typer.Option(help="设备的权属单位,缺省查数据库 / the devices' tenant; default: as the database says"),
+    ] = None,
+    config: Config = None,
+    data_dir: DataDirOption = None,
+    mqtt_url: MqttOption = None,
+) -> None:
+    """按设备的方式经 MQTT 重新发布历史读数 / publish recorded readings over MQTT as their devices would."""
+    with plain_errors():
+        from twin.republish import republish
+
+        settings = settings_of(config, data_dir=data_dir, mqtt_url=mqtt_url)
+        if not 0 <= speed < float("inf"):
+            raise Usage("--speed: must be 0 or more")
+        contents = [(str(file), read(file)) for file in files]
+        typer.echo(f"cimtwin: {republish(settings, contents, speed=speed, is_now=now, tenant=tenant)}")
+
+
+@app.command()
+def judge(
+    rules: Annotated[Path, typer.Option(help="规则 / rules (TOML)")],
+    readings: Annotated[Path, typer.Option(help="历史读数 / recorded readings (CSV)")],
+    sensors: Annotated[Path | None, typer.Option(help="测点表 / sensor list (CSV)")] = None,
+    out: Annotated[Path | None, typer.Option(help="结果,缺省标准输出 / one line a reading; default: stdout")] = None,
+    events: Annotated[Path | None, typer.Option(help="报警事件 / alert events (JSON lines)")] = None,
+    config: Config = None,
+) -> None:
+    """用生产引擎对历史读数文件执行规则,不用数据库 / judge a file of recorded readings with the production engine."""
+    with plain_errors():
+        from twin.judging import judge_files
+
+        settings = settings_of(config)
+        listed = (str(sensors), read(sensors)) if sensors else None
+        lines, told = judge_files(settings, (str(rules), read(rules)), (str(readings), read(readings)), listed)
+        if out is None:
+            sys.stdout.write(lines)
+        else:
+            out.write_text(lines, encoding="utf-8")
+        if events is not None:
+            events.write_text(told, encoding="utf-8")
+
+
+@app.command("check-rules")
+def check_rules(
+    files: Annotated[list[Path], typer.Argument(help="规则文件 / rules files")],
+    config: Config = None,
+) -> None:
+    """检查规则文件,列出所有错误 / check rules files, listing every mistake."""
+    with plain_errors():
+        from alerts.rules import parse_rules
+        from twin.units import load_kinds
+
+        settings = settings_of(config)
+        kinds = load_kinds(settings.kinds)
+        mistakes = 0
+        for file in files:
+            try:
+                rules = parse_rules(read(file), kinds)
+            except Refused as refused:
+                mistakes += len(refused.problems)
+                for problem in refused.problems:
+                    typer.echo(f"cimtwin: {file}: {problem}", err=True)
+            else:
+                typer.echo(f"cimtwin: {file}: {len(rules)} rules / 条规则")
+        if mistakes:
+            raise typer.Exit(2)
+
+
+def read(file: Path) -> bytes:
+    """A file's bytes; a usage error, naming it, where there is none."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Usage(f"{file}: {error.strerror}") from None
+
+
+def main() -> None:
+    sys.exit(app())

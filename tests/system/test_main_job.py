@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.conftest import Cimtwin, until
+from twin.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.system
 
@@ -119,7 +120,8 @@ def test_people_are_not_served_without_a_database_but_are_again_once_it_is_back(
     cimtwin: Callable[..., Cimtwin],
 ) -> None:
     city = cimtwin(embedded=True)
-    pid = int((city.data_dir / "postgres" / "cluster" / "postmaster.pid").read_text().splitlines()[0])
+    pid = EmbeddedPostgres(city.data_dir).pid
+    assert pid is not None
     os.kill(pid, signal.SIGKILL)
     until(lambda: httpx.get(f"{city.url}/readyz").status_code == 200, "the database to be back")
     city.put_sensors(SENSORS)

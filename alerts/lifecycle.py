@@ -15,6 +15,7 @@ from alerts.rules import Rule, RuleSet
 from twin.catalog import Catalog
 from twin.model import (
     LEVELS,
+    MINUTE,
     Alert,
     AlertEvent,
     AlertState,
@@ -393,22 +394,39 @@ def _number(value: float) -> str:
 
 
 def _message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[str, str]:
-    """What happened in one line, Chinese and English."""
-    kind = catalog.kind(t.sensor) if t.subject is None else None
-    unit = kind.unit if kind and kind.unit != "bool" else ""
-    value_zh = f"{kind.zh if kind else ''} {_number(t.value)} {unit}".strip() if not math.isnan(t.value) else ""
-    value_en = f"{kind.en if kind else ''} {_number(t.value)} {unit}".strip() if not math.isnan(t.value) else ""
-    limit = f"{_number(t.threshold)} {unit}".strip() if not math.isnan(t.threshold) else ""
-    if rule.detector == "offline":
-        limit = ""
-        value_zh = f"超过 {_number(t.threshold)} 秒无数据" if t.after else "恢复上报"
-        value_en = f"silent for more than {_number(t.threshold)} s" if t.after else "reporting again"
-    if t.after == Level.NONE:
-        zh = f"{rule.title.zh} 解除:{place} {value_zh}"
-        en = f"{rule.title.en} cleared: {place}, {value_en}"
+    """What happened in one line, Chinese and English: level, what, where, and the value beside its limit."""
+    if t.subject is None:
+        sensor = catalog.sensors[t.sensor].id
+        where_zh, where_en = (place, place) if place in sensor else (f"{place}（{sensor}）", f"{place} ({sensor})")
     else:
-        zh = f"{LEVEL_ZH[t.after]}报警 {rule.title.zh}:{place} {value_zh}" + (f"(限值 {limit})" if limit else "")
-        en = f"{LEVELS[t.after - 1].upper()} {rule.title.en}: {place}, {value_en}" + (
-            f" (limit {limit})" if limit else ""
-        )
-    return zh.strip(), en.strip(" ,")
+        where_zh = where_en = t.subject
+    if rule.detector == "offline":
+        told_zh = f"超过 {_number(t.threshold)} 秒无数据" if t.after else "恢复上报"
+        told_en = f"silent for more than {_number(t.threshold)} s" if t.after else "reporting again"
+        if math.isnan(t.threshold):
+            told_zh, told_en = ("全部测点无数据", "all sensors silent") if t.after else (told_zh, told_en)
+    else:
+        told_zh, told_en = _values(rule, catalog, t)
+    if t.after == Level.NONE:
+        parts_zh, parts_en = f"{rule.title.zh} 解除：{where_zh}", f"{rule.title.en} cleared: {where_en}"
+    else:
+        parts_zh = f"{LEVEL_ZH[t.after]}报警 {rule.title.zh}：{where_zh}"
+        parts_en = f"{LEVELS[t.after - 1].upper()} {rule.title.en}: {where_en}"
+    return f"{parts_zh} {told_zh}".strip(), f"{parts_en} {told_en}".strip()
+
+
+def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:
+    if math.isnan(t.value):
+        return "", ""
+    kind = catalog.kind(t.sensor)
+    if kind.unit == "bool":
+        return ("是", "yes") if t.value else ("否", "no")
+    value = f"{_number(t.value)} {kind.unit}".strip()
+    limit = f"{_number(t.threshold)} {kind.unit}".strip()
+    if rule.detector == "stuck":
+        hours = f"{_number(t.threshold / 3600)}"
+        return f"{hours} 小时未变化，{value}", f"unchanged for {hours} h at {value}"
+    if rule.detector == "rate":
+        window = _number(rule.window / MINUTE)
+        return f"{window} 分钟内变化 {value}（限值 {limit}）", f"changed by {value} in {window} min (limit {limit})"
+    return f"{value}（限值 {limit}）", f"{value} (limit {limit})"

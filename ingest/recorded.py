@@ -176,15 +176,12 @@ def _sensors(
     found, code = np.unique(device_code * len(property_names) + property_code, return_inverse=True)
     sensor = code.reshape(-1).astype(np.int32)
     pairs = [(device_names[i // len(property_names)], property_names[i % len(property_names)]) for i in found.tolist()]
-    clean: list[tuple[str, str]] = []
-    for index, pair in enumerate(pairs):
-        device, prop = pair[0].strip(), pair[1].strip()
-        for field, word in (("device", device), ("property", prop)):
-            fault = name_fault(word)
-            if fault is not None:
-                for place in line[sensor == index][: MAX_LISTED + 1].tolist():
-                    problems.add(place, field, fault)
-        clean.append((device, prop))
+    clean = [(device.strip(), prop.strip()) for device, prop in pairs]
+    for place, field in enumerate(("device", "property")):
+        faults = [name_fault(pair[place]) for pair in clean]
+        is_faulty = np.array([fault is not None for fault in faults], np.bool_)
+        for row in np.flatnonzero(is_faulty[sensor]).tolist():
+            problems.add(int(line[row]), field, faults[sensor[row]] or "")
     if len(set(clean)) < len(clean):  # spaces about a name made two of one
         merged = {pair: index for index, pair in enumerate(dict.fromkeys(clean))}
         sensor = np.array([merged[pair] for pair in clean], np.int32)[sensor]

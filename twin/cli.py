@@ -106,6 +106,32 @@ def serve(
         run(settings, lambda service: announce(service.http_url, service.mqtt_url))
 
 
+@app.command()
+def demo(
+    config: Config = None,
+    data_dir: DataDirOption = None,
+    http: Annotated[str | None, typer.Option(help="HTTP 监听地址 / listen on (127.0.0.1:8000)")] = None,
+    mqtt_listen: Annotated[
+        str | None, typer.Option(help="内置 MQTT 监听地址 / the embedded broker's address (127.0.0.1:1883)")
+    ] = None,
+    duration: Annotated[float | None, typer.Option(help="运行多少秒后结束 / end after so many seconds")] = None,
+    speed: Annotated[float, typer.Option(min=0.1, max=3600, help="比记录快多少倍 / times faster than recorded")] = 60.0,
+) -> None:
+    """演示城市:一天真实内涝与模拟设备 / the service with a demo city: a real flood day and simulated devices."""
+    with plain_errors():
+        flags = {"data_dir": data_dir, "http": http, "mqtt_listen": mqtt_listen}
+        settings = load(flags, config=config)
+        if settings.data_dir == Settings().data_dir:
+            settings = load({**flags, "data_dir": settings.data_dir / "demo"}, config=config)
+        refuse_unsafe(settings)
+        from twin.demo.run import fresh_folder, run
+
+        fresh_folder(settings.data_dir)
+        log = settings.data_dir / "cimtwin.log"
+        logs.configure(settings.log_level, settings.log_json, log)
+        run(settings, duration, speed)
+
+
 def refuse_unsafe(settings: Settings) -> None:
     problems = safety_problems(settings)
     if problems:

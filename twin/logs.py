@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 
-def configure(level: str, is_json: bool) -> None:
-    """Send what every module logs (through the standard library or structlog) to stderr in one form."""
+def configure(level: str, is_json: bool, file: Path | None = None) -> None:
+    """Send what every module logs (through the standard library or structlog) to stderr, or `file`, in one form."""
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -26,10 +27,10 @@ def configure(level: str, is_json: bool) -> None:
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if is_json
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=file is None and sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
     )
-    out = logging.StreamHandler(sys.stderr)
+    out = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file, encoding="utf-8")
     out.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processor=renderer,

@@ -18,6 +18,7 @@ COLUMNS: Final = (
 REQUIRED: Final = COLUMNS[:3]
 MAX_NAME: Final = 128
 MAX_TEXT: Final = 512
+MAX_HINTS: Final = 100
 MAX_BYTES: Final = 256 << 20
 _NUMBERS: Final = (("lon", -180.0, 180.0), ("lat", -90.0, 90.0), ("interval_s", 0.0, 1e9), ("min", -1e15, 1e15),
                    ("max", -1e15, 1e15))  # fmt: skip
@@ -187,7 +188,8 @@ class _Checks:
         kind = self._kinds.get(name)
         if kind is None:
             if name not in self._unknown_kinds:
-                near = difflib.get_close_matches(name[:MAX_NAME], self._kinds, 1)
+                may_hint = len(self._unknown_kinds) < MAX_HINTS  # each takes a tenth of a millisecond
+                near = difflib.get_close_matches(name[:MAX_NAME], self._kinds, 1) if may_hint else []
                 hint = f"; did you mean {near[0]}?" if near else ""
                 self._unknown_kinds[name] = f"unknown kind {_quoted(name)}{hint}"
             self.problem(place, "kind", self._unknown_kinds[name])

@@ -127,9 +127,9 @@ class Gathering:
     """
 
     __slots__ = (
-        "_catalog", "_devices", "_ids", "_named", "_refused", "_successors", "_tenants", "_timed", "at", "blocks",
-        "blocks_met", "by_gateway", "counts", "first", "messages", "number", "received_at", "scale", "sensor",
-        "statuses", "unread", "value",
+        "_catalog", "_devices", "_ids", "_named", "_refused", "_senml_names", "_successors", "_tenants", "_timed",
+        "at", "blocks", "blocks_met", "by_gateway", "counts", "first", "messages", "number", "received_at", "scale",
+        "sensor", "statuses", "unread", "value",
     )  # fmt: skip
 
     def __init__(self, messages: Sequence[RawMessage], catalog: Catalog) -> None:
@@ -141,6 +141,7 @@ class Gathering:
         for replacement in catalog.replacements.values():
             self._successors.setdefault(replacement.device, []).append(replacement)
         self._ids: dict[str, _Ids] = {}
+        self._senml_names: dict[tuple[str, str], dict[tuple[str, str], tuple[int, float, float]]] = {}
         self._refused: dict[tuple[int, Reason, str | None], tuple[str, list[int]]] = {}
         self._named = 0
         self.messages = messages
@@ -213,7 +214,15 @@ class Gathering:
     def unit(self, device: str, tenant: str, prop: str, at: Micros) -> str | None:
         """The unit that a sensor reports in, or None where there is no such sensor."""
         index = self.resolve(device, tenant, at)[1].get(prop)
-        return None if index is None else self._catalog.sensors[index].unit
+        return None if index is None else self.unit_of(index)
+
+    def unit_of(self, index: int) -> str:
+        """The unit that a sensor reports in."""
+        return self._catalog.sensors[index].unit
+
+    def senml_names(self, tenant: str, device: str) -> dict[tuple[str, str], tuple[int, float, float]]:
+        """A place to keep what names and units in packs of that device were found to mean, for this batch."""
+        return self._senml_names.setdefault((tenant, device), {})
 
     def add_one(self, device: str, tenant: str, prop: str, value: object, at: Micros) -> None:
         """One reading, looked at closely."""

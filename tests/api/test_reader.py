@@ -11,12 +11,13 @@ import numpy as np
 import psycopg
 import pytest
 
-from twin.model import DAY, HOUR, MINUTE, SECOND, StoreUnavailable, parse_time
+from twin.model import DAY, HOUR, MINUTE, SECOND, Readings, StoreUnavailable, parse_time
 from twin.store.database import pack_readings
 from twin.store.migrate import flavour_of, migrate
 from twin.store.partitions import Partitions
 from twin.store.reader import AlertQuery, Bucket, Part, Reader, plan
 from twin.store.rows import moment
+from twin.store.upkeep import Upkeep
 
 T0 = parse_time("2026-06-30T00:00:00Z")
 
@@ -59,13 +60,12 @@ def ask(dsn: str, question: Callable[[Reader], Coroutine[Any, Any, Any]]) -> Any
 
 
 def fill(dsn: str, times: Any, values: Any, quality: Any = 0, sensor: int = 3, received: int | None = None) -> None:
-    from twin.model import Readings
-
     times = np.asarray(times, np.int64)
+    n = len(times)
+    received_at = times + 1000 if received is None else np.full(n, received)
     readings = Readings(
-        np.full(len(times), sensor, np.int32), times, times + 1000 if received is None else np.full(len(times), received),
-        np.asarray(values, float), np.full(len(times), quality, np.uint8),
-    )  # fmt: skip
+        np.full(n, sensor, np.int32), times, received_at, np.asarray(values, float), np.full(n, quality, np.uint8)
+    )
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("set timezone to 'UTC'")
         partitions = Partitions(flavour_of(connection) == "timescale")
@@ -81,8 +81,6 @@ def fill(dsn: str, times: Any, values: Any, quality: Any = 0, sensor: int = 3, r
 
 def refresh(dsn: str) -> None:
     """Bring the aggregates up to date by the service's own upkeep."""
-    from twin.store.upkeep import Upkeep
-
     upkeep = Upkeep(dsn)
     assert not upkeep.connection.closed  # connects
     try:

@@ -39,6 +39,12 @@ def socket_token(headers: Headers, subprotocols: list[str]) -> str | None:
     return offered[0].removeprefix(SUBPROTOCOL) if offered else None
 
 
+def host_of(headers: Headers) -> str | None:
+    """The Host header; None where there is none, or more than one to choose from."""
+    hosts = headers.getlist("host")
+    return hosts[0] if len(hosts) == 1 else None
+
+
 def is_local_host(host: str | None) -> bool:
     """Whether a Host header names this machine: a page elsewhere whose name was re-bound to 127.0.0.1 does not."""
     if not host or "/" in host or "@" in host:
@@ -75,7 +81,7 @@ class Gate:
             if self.token is not None:
                 given = socket_token(headers_, scope.get("subprotocols", []))
                 scope[STANDING] = None if given is None else is_token(given, self.token)
-            elif not is_local_host(headers_.get("host")) or not is_local_origin(headers_.get("origin", "http://[::1]")):
+            elif not is_local_host(host_of(headers_)) or not is_local_origin(headers_.get("origin", "http://[::1]")):
                 message: Message = {"type": "websocket.close", "code": 4403, "reason": "cross-site"}
                 await receive()
                 await send(message)
@@ -93,7 +99,7 @@ class Gate:
             if given is None:
                 return 401, "send the token: Authorization: Bearer … / 请提供令牌"
             return None if is_token(given, self.token) else (401, "wrong token / 令牌错误")
-        if not is_local_host(headers.get("host")):
+        if not is_local_host(host_of(headers)):
             return 403, "without a token only loopback names are served / 未设置令牌时仅接受本机名称访问"
         origin = headers.get("origin")
         if origin is not None and scope["method"] not in SAFE_METHODS and not is_local_origin(origin):

@@ -160,7 +160,7 @@ def router(service: ServiceView) -> APIRouter:
 
     @routes.post(
         "/sensors",
-        summary="新增或更新测点（单个、列表或 CSV）/ Create or update sensors (one, a list, or CSV)",
+        summary="新增或更新测点（单个、列表或 CSV） / Create or update sensors (one, a list, or CSV)",
         description="整体接受或整体拒绝，列出全部错误。 / All or nothing, with every mistake listed.",
         responses=example({"created": 1, "updated": 0}) | {422: {"description": "有误 / mistakes, all listed"}},
         openapi_extra=_BODY,

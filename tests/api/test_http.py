@@ -1,0 +1,535 @@
+"""The routes of contract 5, asked of a running service."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import psycopg
+import pytest
+
+from tests.conftest import Cimtwin, until
+
+CSV = """device,property,kind,unit,tenant,asset,lon,lat,interval_s,min,max,tags
+pond-1,depth,drainage.ponding_depth,cm,,underpass-1,114.05,22.54,60,0,300,underpass;low
+pond-2,depth,drainage.ponding_depth,cm,,underpass-2,114.10,22.60,60,0,300,
+gas-1,ch4,gas.methane,%VOL,gas-co,,113.00,22.00,,,,
+井盖-1,tilt,manhole.tilt,°,default,,,,,,,
+"""
+RULES = """
+[[rule]]
+id = "ponding"
+title = { zh = "积水", en = "Ponding" }
+kind = "drainage.ponding_depth"
+detector = "threshold"
+levels = { blue = 10, red = 40 }
+instruction = { zh = "封路", en = "Close the road" }
+"""
+DAY = "2026-07-01"
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory, server_url: str) -> Iterator[Cimtwin]:
+    """A service with four sensors, one rule, readings, an open and a cleared alert, and something in quarantine."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server_url, autocommit=True) as admin:
+        admin.execute(f"create database {name}".encode())
+    url = server_url.rpartition("/")[0] + f"/{name}"
+    service = Cimtwin(tmp_path_factory.mktemp("city") / "data", {"CIMTWIN_DATABASE_URL": url}).start()
+    try:
+        service.put_sensors(CSV)
+        service.put_rules(RULES)
+        values = [5, 12.5, None, 45, 400, 3]  # 400 is beyond the sensor's range: suspect
+        readings = [{"ts": f"{DAY}T08:0{n}:00Z", "values": {"depth": v}} for n, v in enumerate(values)]
+        service.publish(
+            ("cim/v1/default/pond-1/telemetry", readings),
+            ("cim/v1/default/pond-2/telemetry", {"ts": f"{DAY}T09:00:00.250Z", "values": {"depth": 20}}),
+            ("cim/v1/default/nobody/telemetry", {"depth": 1}),
+            ("cim/v1/default/pond-1/telemetry", b"\xff\xfe"),
+        )
+        service.drained(9)
+        yield service
+    finally:
+        service.stop()
+        with psycopg.connect(server_url, autocommit=True) as admin:
+            admin.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture
+def api(city: Cimtwin) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=city.url, timeout=30) as client:
+        yield client
+
+
+def ok(answer: httpx.Response) -> Any:
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """Check that this is a problem of RFC 9457 with this status, in English and Chinese."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == status
+    assert body["title"]
+    assert body["detail"]
+    assert any("\u4e00" <= sign <= "\u9fff" for sign in body["title"] + body["detail"])
+    return body
+
+
+# Health
+
+
+def test_health_metrics_and_stats(api: httpx.Client) -> None:
+    assert ok(api.get("/healthz")) == {"status": "alive"}
+    assert ok(api.get("/readyz"))["parts"] == {"database": True, "broker": True, "pipeline": True}
+    text = api.get("/metrics").text
+    assert "# TYPE cimtwin_readings_stored_total counter" in text
+    assert 'cimtwin_ready{part="database"} 1.0' in text
+    stats = ok(api.get("/api/v1/stats"))
+    assert stats["readings_received"] == sum(stats[f"readings_{w}"] for w in ("stored", "duplicate", "quarantined"))
+    assert stats["seq"] == stats["alert_events"] > 0
+    assert stats["ws_clients"] == 0
+
+
+def test_stats_of_a_day(api: httpx.Client) -> None:
+    items = ok(api.get("/api/v1/stats", params={"by": "tenant", "day": DAY}))["items"]
+    assert items[0]["tenant"] == "default"
+    assert (items[0]["received"], items[0]["late"]) == (7, 7)
+    assert items[0]["complete"] == pytest.approx(7 / 2880, abs=1e-4)
+    assert items[1] == {"tenant": "gas-co", "received": 0, "refused": 0, "late": 0, "complete": None}
+    today = ok(api.get("/api/v1/stats", params={"by": "device"}))["items"]
+    assert {row["device"]: row["refused"] for row in today}["nobody"] == 1
+    first = ok(api.get("/api/v1/stats", params={"by": "device", "limit": 2}))
+    rest = ok(api.get("/api/v1/stats", params={"by": "device", "after": first["next"]}))
+    assert [row["device"] for row in first["items"] + rest["items"]] == [row["device"] for row in today]
+    problem(api.get("/api/v1/stats", params={"by": "planet"}), 422)
+    problem(api.get("/api/v1/stats", params={"by": "device", "day": "yesterday"}), 422)
+    problem(api.get("/api/v1/stats", params={"day": DAY}), 422)
+
+
+# Sensors
+
+
+def test_sensors_are_listed_filtered_and_paged(api: httpx.Client) -> None:
+    def ids(**params: Any) -> list[str]:
+        return [item["id"] for item in ok(api.get("/api/v1/sensors", params=params))["items"]]
+
+    everything = ids()
+    assert everything[:4] == ["pond-1/depth", "pond-2/depth", "gas-1/ch4", "井盖-1/tilt"]
+    assert ids(kind="drainage.ponding_depth")[:2] == everything[:2]
+    assert ids(domain="gas,manhole") == everything[2:4]
+    assert ids(tenant="gas-co") == ["gas-1/ch4"]
+    assert ids(bbox="114,22.5,114.06,22.6") == ["pond-1/depth"]
+    assert ids(asset="underpass-2") == ["pond-2/depth"]
+    assert ids(device="井盖-1") == ["井盖-1/tilt"]
+    assert ids(q="UNDERPASS") == ["pond-1/depth", "pond-2/depth"]
+    assert ids(q="井") == ["井盖-1/tilt"]
+    seen, after = [], None
+    while True:
+        page = ok(api.get("/api/v1/sensors", params={"limit": 1} | ({"after": after} if after else {})))
+        seen += [item["id"] for item in page["items"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert seen == everything
+    problem(api.get("/api/v1/sensors?asset=none"), 404)
+    problem(api.get("/api/v1/sensors?kind=none.such"), 404)
+    problem(api.get("/api/v1/sensors?bbox=1,2,3"), 422)
+    problem(api.get("/api/v1/sensors?bbox=3,2,1,4"), 422)
+    problem(api.get("/api/v1/sensors?bbox=1,2,nan,4"), 422)
+    for limit in (0, 1001, "x"):
+        problem(api.get("/api/v1/sensors", params={"limit": limit}), 422)
+    for cursor in ("x", "W10", base64.urlsafe_b64encode(b'["alerts",1]').decode(), "é", "null"):
+        problem(api.get("/api/v1/sensors", params={"after": cursor}), 422)
+
+
+def test_one_sensor_by_its_id_in_the_path(api: httpx.Client) -> None:
+    one = ok(api.get("/api/v1/sensors/pond-1/depth"))
+    assert one["tags"] == ["underpass", "low"]
+    assert one["mode"] == "normal"
+    assert ok(api.get(f"/api/v1/sensors/{quote('井盖-1')}/tilt"))["kind"] == "manhole.tilt"
+    problem(api.get("/api/v1/sensors/pond-1/none"), 404)
+    problem(api.get("/api/v1/sensors/none/depth"), 404)
+
+
+def test_sensors_are_put_as_one_as_a_list_and_as_csv_or_refused_whole(api: httpx.Client) -> None:
+    device = {"device": "extra-1", "property": "p", "kind": "water.pressure"}
+    assert ok(api.post("/api/v1/sensors", json=device)) == {"created": 1, "updated": 0}
+    assert ok(api.post("/api/v1/sensors", json=[device, {**device, "device": "extra-2"}]))["created"] == 1
+    assert ok(api.get("/api/v1/sensors/extra-2/p"))["unit"] == "MPa"
+    given = ok(api.get("/api/v1/sensors/extra-1/p"))
+    assert ok(api.post("/api/v1/sensors", json=given)) == {"created": 0, "updated": 1}
+    wrong = [{**device, "device": "extra-3"}, {**device, "kind": "no.such"}, {"device": "a b"}, 5]
+    body = problem(api.post("/api/v1/sensors", json=wrong), 422)
+    assert {p["place"] for p in body["problems"]} == {"item 2", "item 3", "item 4"}
+    problem(api.get("/api/v1/sensors/extra-3/p"), 404)
+    text = "\ufeffdevice,property,kind\nextra-4,p,water.flow\n"
+    answer = api.post("/api/v1/sensors", content=text.encode(), headers={"content-type": "text/csv"})
+    assert ok(answer) == {"created": 1, "updated": 0}
+    answer = api.post("/api/v1/sensors", content=b"device\nx\n", headers={"content-type": "text/csv"})
+    assert problem(answer, 422)["problems"]
+    json_type = {"content-type": "application/json"}
+    for content in (b"", b"{", b"\xff", b"[" * 100_000, b"3"):
+        answer = api.post("/api/v1/sensors", content=content, headers=json_type)
+        assert answer.status_code in (400, 422), answer.text
+        problem(answer, answer.status_code)
+
+
+def test_a_sensor_is_put_in_calibration_and_back(api: httpx.Client) -> None:
+    path = "/api/v1/sensors/pond-2/depth"
+    assert ok(api.patch(path, json={"mode": "calibration", "reason": "yearly", "by": "li"}))["mode"] == "calibration"
+    assert ok(api.patch(path, json={"mode": "normal", "max": 250}))["max"] == 250
+    for changes in ({}, [], {"mode": "off"}, {"mode": 3}, {"colour": "red"}, {"device": "x"}, {"min": "x"}):
+        problem(api.patch(path, json=changes), 422)
+    problem(api.patch("/api/v1/sensors/pond-2/none", json={"mode": "test"}), 404)
+
+
+# Readings
+
+
+def test_raw_readings(api: httpx.Client) -> None:
+    params = {"sensor": "pond-1/depth", "from": f"{DAY}T00:00:00Z", "to": "2026-07-02T00:00:00Z"}
+    items = ok(api.get("/api/v1/readings", params=params))["items"]
+    assert [item["value"] for item in items] == [5, 12.5, None, 45, 400, 3]
+    assert items[0]["observed_at"] == f"{DAY}T08:00:00Z"
+    assert (items[0]["quality"], items[0]["reasons"]) == ("good", [])
+    assert (items[4]["quality"], "out-of-range" in items[4]["reasons"]) == ("suspect", True)
+    half_open = params | {"from": f"{DAY}T08:01:00Z", "to": f"{DAY}T16:03:00+08:00"}
+    assert [i["value"] for i in ok(api.get("/api/v1/readings", params=half_open))["items"]] == [12.5, None]
+    # A + that was left unencoded
+    url = f"/api/v1/readings?sensor=pond-1/depth&from={DAY}T16:01:00+08:00&to={DAY}T16:03:00+08:00"
+    assert len(ok(api.get(url))["items"]) == 2
+    assert len(ok(api.get("/api/v1/readings?sensor=pond-1%2Fdepth"))["items"]) == 6
+    seen, after = [], {}
+    while True:
+        page = ok(api.get("/api/v1/readings", params=params | {"limit": 4} | after))
+        seen += page["items"]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert seen == items
+    known = params | {"received_before": "2026-07-01T00:00:00Z"}
+    assert ok(api.get("/api/v1/readings", params=known))["items"] == []
+
+
+def test_bucketed_readings(api: httpx.Client) -> None:
+    params = {"sensor": "pond-1/depth", "from": f"{DAY}T00:00:00Z", "to": "2026-07-02T00:00:00Z"}
+    for bucket, starts in {
+        "1m": ["08:00", "08:01", "08:03", "08:04", "08:05"],
+        "5m": ["08:00", "08:05"],
+        "1h": ["08:00"],
+        "1d": ["00:00"],
+    }.items():
+        items = ok(api.get("/api/v1/readings", params=params | {"bucket": bucket}))["items"]
+        assert [item["bucket"] for item in items] == [f"{DAY}T{start}:00Z" for start in starts]
+    assert items == [{"bucket": f"{DAY}T00:00:00Z", "min": 3, "max": 400, "avg": 93.1, "count": 5, "last": 3}]
+    first = ok(api.get("/api/v1/readings", params=params | {"bucket": "1m", "limit": 2}))
+    rest = ok(api.get("/api/v1/readings", params=params | {"bucket": "1m", "after": first["next"]}))
+    assert [item["min"] for item in first["items"] + rest["items"]] == [5, 12.5, 45, 400, 3]
+    problem(api.get("/api/v1/readings", params=params | {"bucket": "1h", "after": first["next"]}), 422)
+    problem(api.get("/api/v1/readings", params=params | {"bucket": "2m"}), 422)
+
+
+def test_readings_as_csv_open_in_excel(api: httpx.Client) -> None:
+    params = {"sensor": "pond-1/depth", "limit": 1}
+    answer = api.get("/api/v1/readings", params=params, headers={"accept": "text/csv"})
+    assert answer.status_code == 200
+    assert answer.content.startswith(b"\xef\xbb\xbfdevice,property,observed_at,value,quality\n")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
+    assert [row["value"] for row in rows] == ["5", "12.5", "", "45", "400", "3"]
+    assert rows[1]["observed_at"] == f"{DAY}T08:01:00Z"
+    answer = api.get("/api/v1/readings", params=params | {"bucket": "5m"}, headers={"accept": "text/csv;q=0.9, x/y"})
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
+    assert [(row["bucket"], float(row["max"]), row["count"]) for row in rows] == [
+        (f"{DAY}T08:00:00Z", 400.0, "4"),
+        (f"{DAY}T08:05:00Z", 3.0, "1"),
+    ]
+
+
+def test_what_cannot_be_asked_of_readings(api: httpx.Client) -> None:
+    sensor = {"sensor": "pond-1/depth"}
+    problem(api.get("/api/v1/readings"), 422)
+    problem(api.get("/api/v1/readings?sensor=none/p"), 404)
+    problem(api.get("/api/v1/readings?sensor=pond-1"), 404)
+    for start in ("2026-07-01", "2026-07-01T00:00:00", "now", "1782864000000", "9999-99-99T00:00:00Z"):
+        problem(api.get("/api/v1/readings", params=sensor | {"from": start}), 422)
+    problem(api.get("/api/v1/readings", params=sensor | {"from": f"{DAY}T01:00:00Z", "to": f"{DAY}T01:00:00Z"}), 422)
+    ok(api.get("/api/v1/readings", params=sensor | {"from": "0001-01-01T00:00:00+14:00"}))
+    ok(api.get("/api/v1/readings", params=sensor | {"to": "9999-12-31T23:59:59-14:00"}))
+    arrow = {"accept": "application/vnd.apache.arrow.stream"}
+    problem(api.get("/api/v1/readings", params=sensor, headers=arrow), 406)
+
+
+def test_the_latest_values(api: httpx.Client) -> None:
+    items = ok(api.get("/api/v1/latest", params={"sensor": ["gas-1/ch4", "pond-1/depth"]}))["items"]
+    assert [item["sensor"] for item in items] == ["gas-1/ch4", "pond-1/depth"]
+    assert items[0] == {
+        "sensor": "gas-1/ch4", "observed_at": None, "received_at": None, "value": None, "quality": None,
+        "reasons": [], "age_s": None, "unit": "%VOL", "kind": "gas.methane", "status": "never",
+    }  # fmt: skip
+    assert (items[1]["value"], items[1]["observed_at"], items[1]["status"]) == (3, f"{DAY}T08:05:00Z", "ok")
+    assert items[1]["age_s"] > 0
+    found = ok(api.get("/api/v1/latest", params={"bbox": "114,22,115,23", "kind": "drainage.ponding_depth"}))["items"]
+    assert [item["sensor"] for item in found] == ["pond-1/depth", "pond-2/depth"]
+    page = ok(api.get("/api/v1/latest", params={"limit": 1, "kind": "drainage.ponding_depth"}))
+    rest = ok(api.get("/api/v1/latest", params={"after": page["next"], "kind": "drainage.ponding_depth"}))
+    assert [item["sensor"] for item in page["items"] + rest["items"]] == ["pond-1/depth", "pond-2/depth"]
+    problem(api.get("/api/v1/latest?sensor=none/p"), 404)
+    problem(api.get("/api/v1/latest?kind=none.p"), 404)
+
+
+# Alerts
+
+
+def test_alerts_are_listed_and_told_with_their_history(api: httpx.Client) -> None:
+    everything = ok(api.get("/api/v1/alerts"))["items"]
+    assert {(a["sensor"], a["state"]) for a in everything} == {
+        ("pond-1/depth", "cleared_unacknowledged"),
+        ("pond-2/depth", "active_unacknowledged"),
+    }
+    newest = everything[0]
+    assert newest["sensor"] == "pond-2/depth"
+    assert {"id", "rule", "rule_version", "sensor", "asset", "tenant", "level", "peak_level", "state", "flags", "since",
+            "raised_at", "cleared_at", "value", "peak_value", "threshold", "place", "instruction",
+            "message"} <= newest.keys()  # fmt: skip
+    assert newest["instruction"] == {"zh": "封路", "en": "Close the road"}
+    assert newest["place"]["lon"] == 114.1
+    assert (newest["level"], newest["raised_at"]) == ("blue", f"{DAY}T09:00:00.250Z")
+    cleared = everything[1]
+    assert (cleared["peak_level"], cleared["cleared_at"]) == ("red", f"{DAY}T08:05:00Z")
+    one = ok(api.get(f"/api/v1/alerts/{cleared['id']}"))
+    assert [event["transition"] for event in one["events"]] == ["raised", "escalated", "cleared"]
+    assert one["events"][2]["level"] == "red"
+    first = ok(api.get("/api/v1/alerts?limit=1"))
+    rest = ok(api.get("/api/v1/alerts", params={"after": first["next"]}))
+    assert [a["id"] for a in first["items"] + rest["items"]] == [a["id"] for a in everything]
+    assert rest["next"] is None
+
+
+@pytest.mark.parametrize(
+    ("params", "number"),
+    [
+        ({"state": "open"}, 2),
+        ({"state": "active_unacknowledged"}, 1),
+        ({"state": "cleared"}, 0),
+        ({"level": "blue"}, 1),
+        ({"level": "blue,red"}, 2),
+        ({"domain": "gas"}, 0),
+        ({"sensor": "pond-2/depth"}, 1),
+        ({"asset": "underpass-2"}, 1),
+        ({"rule": "ponding", "tenant": "default"}, 2),
+        ({"from": f"{DAY}T09:00:00Z", "state": "active_unacknowledged"}, 1),
+        ({"to": f"{DAY}T08:01:00Z"}, 0),
+        ({"to": f"{DAY}T08:01:00.001Z"}, 1),
+    ],
+)
+def test_alerts_are_filtered(api: httpx.Client, params: dict[str, str], number: int) -> None:
+    assert len(ok(api.get("/api/v1/alerts", params=params))["items"]) == number
+
+
+def test_what_cannot_be_asked_of_alerts(api: httpx.Client) -> None:
+    problem(api.get("/api/v1/alerts/none"), 404)
+    problem(api.get("/api/v1/alerts?sensor=none/p"), 404)
+    problem(api.get("/api/v1/alerts?asset=none"), 404)
+    for params in ("state=shut", "level=purple", "from=x", "after=x", f"from={DAY}T01:00:00Z&to={DAY}T00:00:00Z"):
+        problem(api.get(f"/api/v1/alerts?{params}"), 422)
+    assert problem(api.get("/api/v1/alerts/%00"), 422)
+
+
+def test_people_act_on_alerts_once_for_each_key(city: Cimtwin, api: httpx.Client) -> None:
+    at = f"2026-07-03T00:00:{time.time_ns() % 60:02d}Z"
+    city.publish(("cim/v1/default/pond-2/telemetry", {"ts": at, "values": {"depth": 1}}))
+    city.publish(("cim/v1/default/pond-2/telemetry", {"ts": "2026-07-04T00:00:00Z", "values": {"depth": 50}}))
+
+    def newest() -> dict[str, Any]:
+        found: dict[str, Any] = ok(api.get("/api/v1/alerts", params={"sensor": "pond-2/depth"}))["items"][0]
+        return found
+
+    until(lambda: newest()["raised_at"] == "2026-07-04T00:00:00Z", "the alert")
+    path = f"/api/v1/alerts/{newest()['id']}/actions"
+    acknowledge = {"action": "acknowledge", "by": "li", "note": "已派人"}
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    problem(api.post(path, json={"action": "close", "by": "li"}), 409)
+    body = ok(api.post(path, json=acknowledge, headers=key))
+    assert body["state"] == "active_acknowledged"
+    assert ok(api.post(path, json=acknowledge, headers=key)) == body
+    ok(api.post(path, json={"action": "note", "by": "li", "note": "水退 receding"}))
+    history = ok(api.get(path.removesuffix("/actions")))["events"]
+    assert [event["transition"] for event in history][:2] == ["raised", "acknowledged"]
+    assert len(history) == 3
+    assert (history[1]["by"], history[1]["note"]) == ("li", "已派人")
+    problem(api.post("/api/v1/alerts/none/actions", json=acknowledge), 404)
+    assert "not yet available" in problem(api.post(path, json={"action": "shelve", "by": "li"}), 422)["detail"]
+    note = {"action": "note", "by": "li", "note": "x"}
+    for wrong in ({}, [], note | {"action": "dance"}, note | {"action": 3}, note | {"note": ""}, note | {"by": ""},
+                  note | {"note": "\0"}):  # fmt: skip
+        problem(api.post(path, json=wrong), 422)
+    json_type = {"content-type": "application/json"}
+    for content in (b"{", b"\xff\xff", b'{"a":' * 50_000):
+        answer = api.post(path, content=content, headers=json_type)
+        problem(answer, answer.status_code)
+        assert answer.status_code in (400, 422)
+
+
+# Rules
+
+
+def test_rules_are_given_and_taken_as_toml_and_json(api: httpx.Client) -> None:
+    toml = {"accept": "application/toml"}
+    answer = api.get("/api/v1/rules", headers=toml)
+    assert answer.headers["content-type"].startswith("application/toml")
+    assert answer.text.strip() == RULES.strip()
+    given = ok(api.get("/api/v1/rules"))
+    assert [rule["id"] for rule in given["rule"]] == ["ponding"]
+    one = ok(api.get("/api/v1/rules/ponding"))
+    assert one["levels"] == {"blue": 10, "red": 40}
+    assert "[[rule]]" in api.get("/api/v1/rules/ponding", headers=toml).text
+    problem(api.get("/api/v1/rules/none"), 404)
+    problem(api.get("/api/v1/rules", headers={"accept": "image/png"}), 406)
+    version = ok(api.put("/api/v1/rules", json=given))["version"]
+    assert version == given["version"] + 1
+    assert ok(api.get("/api/v1/rules"))["rule"] == given["rule"]
+    assert ok(api.get("/api/v1/rules", params={"version": given["version"]}))["rule"] == given["rule"]
+    problem(api.get("/api/v1/rules?version=9999"), 404)
+    content = answer.content
+    assert ok(api.put("/api/v1/rules", content=content, headers={"content-type": "application/toml"}))["version"] > 0
+    assert api.get("/api/v1/rules", headers=toml).text.strip() == RULES.strip()
+
+
+def test_wrong_rules_are_refused_whole_with_every_mistake(api: httpx.Client) -> None:
+    before = ok(api.get("/api/v1/rules"))
+    wrong = RULES.replace("blue = 10", 'blue = "ten"').replace('"threshold"', '"guess"')
+    answer = api.put("/api/v1/rules", content=wrong.encode(), headers={"content-type": "application/toml"})
+    assert len(problem(answer, 422)["problems"]) >= 1
+    for content in (b"[[rule", b"\xff", b"x = " + b"[" * 5000):
+        problem(api.put("/api/v1/rules", content=content, headers={"content-type": "application/toml"}), 422)
+    for value in ([], {"rule": 5}, {"rule": [{"id": "x"}]}, 7):
+        problem(api.put("/api/v1/rules", json=value), 422)
+    assert ok(api.get("/api/v1/rules")) == before
+
+
+# Quarantine, devices
+
+
+def test_quarantine_shows_what_was_refused_and_tries_again(city: Cimtwin, api: httpx.Client) -> None:
+    items = ok(api.get("/api/v1/quarantine"))["items"]
+    by_reason = {item["reason"]: item for item in items}
+    assert by_reason["unknown-device"]["text"] == '{"depth": 1}'
+    assert by_reason["unknown-device"]["device"] == "nobody"
+    assert base64.b64decode(by_reason["malformed"]["payload"]) == b"\xff\xfe"
+    assert by_reason["malformed"]["text"] is None
+    assert len(ok(api.get("/api/v1/quarantine", params={"reason": "malformed"}))["items"]) == 1
+    problem(api.get("/api/v1/quarantine?reason=ugly"), 422)
+    first = ok(api.get("/api/v1/quarantine?limit=1"))
+    rest = ok(api.get("/api/v1/quarantine", params={"after": first["next"]}))
+    assert [i["id"] for i in first["items"] + rest["items"]] == [i["id"] for i in items]
+    late = {"device": "late-comer", "property": "depth", "kind": "drainage.ponding_depth"}
+    city.publish(("cim/v1/default/late-comer/telemetry", {"ts": f"{DAY}T00:00:00Z", "values": {"depth": 1}}))
+    held = until(lambda: ok(api.get("/api/v1/quarantine?device=late-comer"))["items"], "the refusal")
+    ok(api.post("/api/v1/sensors", json=late))
+    result = ok(api.post("/api/v1/quarantine/redrive", json={"ids": [held[0]["id"]]}))
+    assert result["stored"] == 1
+    assert ok(api.get("/api/v1/quarantine?device=late-comer"))["items"] == []
+    assert ok(api.post("/api/v1/quarantine/redrive"))["stored"] == 0
+    for wrong in ({"ids": "all"}, {"ids": [-1]}, {"ids": [1.5]}, 7):
+        problem(api.post("/api/v1/quarantine/redrive", json=wrong), 422)
+
+
+def test_a_device_is_replaced_and_keeps_its_history(city: Cimtwin, api: httpx.Client) -> None:
+    ok(api.post("/api/v1/sensors", json={"device": "old-1", "property": "p", "kind": "water.flow"}))
+    path = "/api/v1/devices/old-1/replace"
+    answer = ok(api.post(path, json={"by": "new-1", "since": f"{DAY}T00:00:00Z"}))
+    assert (answer["device"], answer["hardware"], answer["since"]) == ("old-1", "new-1", f"{DAY}T00:00:00Z")
+    city.publish(("cim/v1/default/new-1/telemetry", {"ts": f"{DAY}T10:00:00Z", "values": {"p": 7}}))
+    until(lambda: ok(api.get("/api/v1/readings?sensor=old-1/p"))["items"], "the reading")
+    problem(api.post("/api/v1/devices/none/replace", json={"by": "x"}), 404)
+    for wrong in ({}, {"by": "a/b"}, {"by": "gateway"}, {"by": "x", "since": "now"}):
+        problem(api.post(path, json=wrong), 422)
+
+
+# What holds for all
+
+
+def test_errors_are_problems_also_where_no_route_is(api: httpx.Client) -> None:
+    problem(api.get("/none"), 404)
+    problem(api.get("/api/v1/none"), 404)
+    problem(api.delete("/api/v1/rules"), 405)
+    problem(api.post("/api/v1/latest"), 405)
+
+
+def test_bodies_over_the_bound_are_refused(api: httpx.Client) -> None:
+    def chunks(total: int) -> Iterator[bytes]:
+        for _ in range(total // 65536 + 1):
+            yield b" " * 65536
+
+    for path, limit, method in (
+        ("/api/v1/alerts/x/actions", 1 << 20, "POST"),
+        ("/api/v1/rules", 4 << 20, "PUT"),
+        ("/api/v1/sensors", 32 << 20, "POST"),
+        ("/api/v1/sensors/pond-1/depth", 1 << 20, "PATCH"),
+    ):
+        headers = {"content-type": "application/json"}
+        problem(api.request(method, path, content=chunks(limit), headers=headers), 413)
+        with httpx.Client(base_url=api.base_url) as other:
+            answer = other.request(method, path, content=b" " * (limit + 1), headers=headers, timeout=30)
+        problem(answer, 413)
+
+
+def test_pages_load_nothing_from_elsewhere_and_may_not_be_framed(api: httpx.Client) -> None:
+    page = api.get("/docs")
+    assert page.status_code == 200
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    for path in ("/docs", "/api/v1/stats", "/none", "/healthz"):
+        headers = api.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "http" not in headers["content-security-policy"]
+    script = page.text.split('src="')[1].split('"')[0]
+    assert api.get(script).status_code == 200
+
+
+def test_the_description_has_every_route_with_an_example_in_two_languages(api: httpx.Client) -> None:
+    description = ok(api.get("/openapi.json"))
+    paths = {path.removeprefix("/api/v1") for path in description["paths"]}
+    assert {"/healthz", "/readyz", "/metrics", "/stats", "/sensors", "/sensors/{device}/{property}", "/readings",
+            "/latest", "/alerts", "/alerts/{id}", "/alerts/{id}/actions", "/rules", "/rules/{id}", "/quarantine",
+            "/quarantine/redrive", "/devices/{device}/replace"} <= paths  # fmt: skip
+    for path, methods in description["paths"].items():
+        for method, operation in methods.items():
+            assert " / " in operation["summary"], (method, path)
+            if path != "/metrics":
+                assert "example" in json.dumps(operation["responses"]["200"]), (method, path)
+
+
+# Who may call
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "10.0.0.1"])
+def test_without_a_token_only_loopback_names_are_served(api: httpx.Client, host: str) -> None:
+    problem(api.get("/api/v1/stats", headers={"host": host}), 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:1", "[::1]:8000", "LOCALHOST:80"])
+def test_loopback_names_are_served(api: httpx.Client, host: str) -> None:
+    ok(api.get("/api/v1/stats", headers={"host": host}))
+
+
+def test_a_page_of_another_site_may_not_act(api: httpx.Client) -> None:
+    body = {"action": "acknowledge", "by": "x"}
+    for origin in ("https://evil.example", "null", "http://localhost.evil.example"):
+        problem(api.post("/api/v1/alerts/none/actions", json=body, headers={"origin": origin}), 403)
+    own = {"origin": "http://localhost:5173"}
+    problem(api.post("/api/v1/alerts/none/actions", json=body, headers=own), 404)

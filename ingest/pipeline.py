@@ -282,6 +282,8 @@ class Pipeline:
                 pause = min(pause * 2, 2.0)
 
     def _commit(self, decision: Decision) -> Committed:
+        # Before, so that nobody reads an aggregate that lacks a committed row; and after, with the number it got.
+        self.dirty.note(decision.outcome.readings, self.batch)
         return self._with_database(lambda: self.writer.commit(decision.outcome))
 
     def commit(self, decision: Decision) -> list[AlertEvent]:

@@ -438,6 +438,7 @@ async def _serve_http(service: Service, on_ready: Callable[[Service], None] | No
         access_log=False,
         ws="websockets-sansio",
         ws_max_size=1 << 16,
+        ws_per_message_deflate=False,  # each frame would be compressed again for each client
         timeout_graceful_shutdown=3,
         lifespan="on",
         server_header=False,

@@ -166,17 +166,18 @@ class Upkeep:
             low = max(low, keep_from)
         first, last = low // DAY * DAY, (high // DAY + 1) * DAY
         with translated():
+            connection = self.connection
             if first < last:
                 if self.is_timescale:
                     for name, _, _ in LEVELS:
-                        self.connection.execute(
+                        connection.execute(
                             "call refresh_continuous_aggregate(%s::regclass, %s::timestamptz, %s::timestamptz)",
                             (name, moment(first), moment(last)),
                         )
                 else:
-                    with self.connection.transaction():
+                    with connection.transaction():
                         self._refresh(batch, first, last)
-            self.connection.execute("update service set aggregated_batch = greatest(aggregated_batch, %s)", (batch,))
+            connection.execute("update service set aggregated_batch = greatest(aggregated_batch, %s)", (batch,))
 
     def _refresh(self, batch: int, first: Micros, last: Micros) -> None:
         """On plain PostgreSQL: compute again every bucket that a commit since the last refresh touched."""

@@ -292,10 +292,10 @@ class Writer:
                     with cursor.copy(rows.COPY_EVENTS) as copy:
                         for event in events:
                             copy.write_row(rows.event_values(event))
-                if outcome.refusals:
-                    rows.upsert_refusals(cursor, outcome.refusals, QUARANTINE_BYTES)
                 if outcome.redriven:
                     cursor.execute("delete from quarantine where id = any(%s)", (outcome.redriven,))
+                if outcome.refusals:  # after the deletion: what is refused again has the same key
+                    rows.upsert_refusals(cursor, outcome.refusals, QUARANTINE_BYTES)
                 if outcome.statuses:
                     cursor.executemany(
                         "update devices set is_online = %s, status_at = %s where id = %s",

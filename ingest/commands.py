@@ -172,25 +172,32 @@ class Commands:
 
     def _redrive(self, ids: Sequence[int] | None) -> dict[str, int]:
         total = {"tried": 0, "stored": 0, "duplicate": 0, "quarantined": 0}
-        after = 0
+        after, last = 0, self._last_quarantined()  # what is refused again gets a new id, and is not tried twice
         while True:
-            page = self._page(ids, after)
+            page = self._page(ids, after, last)
             if not page:
                 return total
             after = page[-1].id
             for name, n in self._redrive_page(page).items():
                 total[name] += n
 
-    def _page(self, ids: Sequence[int] | None, after: int) -> list[_Held]:
+    def _last_quarantined(self) -> int:
+        def read(connection: Connection) -> int:
+            row = connection.execute("select coalesce(max(id), 0) from quarantine").fetchone()
+            return int(row[0]) if row else 0
+
+        return self._pipeline.writer.transact(read)
+
+    def _page(self, ids: Sequence[int] | None, after: int, last: int) -> list[_Held]:
         found: list[_Held] = []
 
         def read(connection: Connection) -> int:
             rows = connection.execute(
                 "select id, topic, payload, positions, deliveries, readings,"
                 " (extract(epoch from first_at) * 1e6)::bigint from quarantine"
-                " where not is_truncated and id > %s and (%s::bigint[] is null or id = any(%s))"
+                " where not is_truncated and id > %s and id <= %s and (%s::bigint[] is null or id = any(%s))"
                 " order by id limit %s",
-                (after, None if ids is None else list(ids), list(ids or ()), REDRIVE_AT_ONCE),
+                (after, last, None if ids is None else list(ids), list(ids or ()), REDRIVE_AT_ONCE),
             ).fetchall()
             found.extend(_Held(*row) for row in rows)
             return 0

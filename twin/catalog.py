@@ -40,11 +40,12 @@ class Catalog:
 
     Columns (length `len(catalog)`): `factor`, `offset` (canonical = value * factor + offset), `low`, `high` (believable
     range, canonical unit, NaN = none given), `interval_us` (0 = none given), `jump` (canonical, inf = any),
-    `mode_bits` (quality bits of test and calibration), `lon`, `lat` (NaN = none).
+    `mode_bits` (quality bits of test and calibration), `domain` (index into `domains`), `lon`, `lat` (NaN = none).
     """
 
     def __init__(self, kinds: dict[str, Kind]) -> None:
         self.kinds = kinds
+        self.domains = sorted({kind.domain for kind in kinds.values()})
         self.version = 0
         self.sensors: list[Sensor] = []
         self.devices: dict[str, dict[str, int]] = {}
@@ -59,6 +60,7 @@ class Catalog:
             "interval_us": np.zeros(0, np.int64),
             "jump": np.zeros(0),
             "mode_bits": np.zeros(0, np.uint8),
+            "domain": np.zeros(0, np.int64),
             "lon": np.zeros(0),
             "lat": np.zeros(0),
         }
@@ -98,6 +100,10 @@ class Catalog:
         return self._column("mode_bits")
 
     @property
+    def domain(self) -> Ints:
+        return self._column("domain")
+
+    @property
     def lon(self) -> Floats:
         return self._column("lon")
 
@@ -131,6 +137,8 @@ class Catalog:
         columns["interval_us"][at] = [round((s.interval_s or 0) * 1e6) for s in sensors]
         columns["jump"][at] = [np.inf if kind.jump is None else kind.jump for kind in kinds]
         columns["mode_bits"][at] = [_MODE_BITS[s.mode] for s in sensors]
+        number = {domain: n for n, domain in enumerate(self.domains)}
+        columns["domain"][at] = [number[kind.domain] for kind in kinds]
         columns["lon"][at] = [_or_nan(s.lon) for s in sensors]
         columns["lat"][at] = [_or_nan(s.lat) for s in sensors]
         for index, sensor in rows:

@@ -8,11 +8,11 @@ import logging
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
 import psycopg
 import uvicorn
 
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 WAIT_FOR_DATABASE_S: Final = 30.0
 AGGREGATE_EVERY_S: Final = 300.0
 PARTITIONS_EVERY_S: Final = 3600.0
-DOMAINS: Final = ("water", "gas", "drainage", "confined", "manhole", "bridge")
 
 
 def now() -> Micros:
@@ -405,14 +404,13 @@ class Service:
         heard = state.heard_at[: len(catalog)]
         interval = catalog.interval_us[: len(heard)]
         silent = (heard > 0) & (interval > 0) & (now() - heard > 3 * interval)
+        words = {"never": heard == 0, "silent": silent, "reporting": (heard > 0) & ~silent}
         result: dict[str, int | float | str] = {"sensors_never_heard": int((heard == 0).sum())}
-        counted: Counter[tuple[str, str]] = Counter()
-        for index, sensor in enumerate(catalog.sensors[: len(heard)]):
-            domain = sensor.kind.partition(".")[0]
-            word = "never" if heard[index] == 0 else "silent" if silent[index] else "reporting"
-            counted[domain, word] += 1
-        for (domain, word), n in sorted(counted.items()):
-            result[f"sensors_{word}_{domain}"] = n
+        domain = catalog.domain[: len(heard)]
+        for word, mask in words.items():
+            for number, n in enumerate(np.bincount(domain[mask], minlength=len(catalog.domains)).tolist()):
+                if n:
+                    result[f"sensors_{word}_{catalog.domains[number]}"] = n
         return result
 
 

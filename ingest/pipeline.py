@@ -148,18 +148,23 @@ class Pipeline:
         return future
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._serve_commands()
-            messages = self.inbox.take(
-                self.batch_messages, self._until_tick(), self.linger_s, lambda: bool(self._commands)
-            )
-            if self._stopping.is_set():
-                break
-            if messages:
-                self.handle(messages)
-            self._tick_if_due()
-            self._checkpoint_if_due()
-        self._checkpoint_if_due(force=True)
+        try:
+            while not self._stopping.is_set():
+                self._serve_commands()
+                messages = self.inbox.take(
+                    self.batch_messages, self._until_tick(), self.linger_s, lambda: bool(self._commands)
+                )
+                if self._stopping.is_set():
+                    break
+                if messages:
+                    self.handle(messages)
+                self._tick_if_due()
+                self._checkpoint_if_due()
+            self._checkpoint_if_due(force=True)
+        except Exception:
+            # What is committed and what is in memory may differ now: only a new start makes them one again.
+            self.failures += 1
+            log.critical("the pipeline cannot go on; the service ends, to be started anew", exc_info=True)
 
     def _until_tick(self) -> float:
         return max(0.0, self._next_tick - time.monotonic())
@@ -379,6 +384,8 @@ class Pipeline:
         is_deaf = self.source is None or not self.source.is_connected or len(self.inbox) > self.batch_messages
         try:
             decision = self.judgement.tick(self.clock(), is_deaf)
+            if not len(self.inbox):
+                self.lag_s = 0.0
             if decision.outcome.is_empty:
                 for update in decision.updates:
                     self.judgement.engine.apply(update)

@@ -420,6 +420,8 @@ def serve(
     """Run the service until SIGTERM or SIGINT (or for `duration_s`)."""
     service = Service(settings)
     try:
+        # Until the event loop takes the signals over, a polite end has to undo what was started so far.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         service.start()
         asyncio.run(_serve_http(service, on_ready, duration_s))
     finally:
@@ -446,6 +448,7 @@ async def _serve_http(service: Service, on_ready: Callable[[Service], None] | No
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.end)
     running = asyncio.create_task(server.serve())
+    watching = asyncio.create_task(_end_with(service, server))
     while not server.started and not running.done():
         await asyncio.sleep(0.01)
     if server.started:
@@ -457,8 +460,22 @@ async def _serve_http(service: Service, on_ready: Callable[[Service], None] | No
         if duration_s is not None:
             loop.call_later(duration_s, server.end)
     await running
+    watching.cancel()
+    if not service.pipeline.is_running:
+        raise PipelineEnded("the pipeline ended, see the log / 处理流程已终止,见日志")
     if not server.started:
         raise OSError(f"cannot listen on {settings.http}")
+
+
+async def _end_with(service: Service, server: _Server) -> None:
+    """End the server when the pipeline ends: a service that only looks alive helps nobody."""
+    while service.pipeline.is_running:
+        await asyncio.sleep(0.5)
+    server.end()
+
+
+class PipelineEnded(OSError):  # noqa: N818
+    """The pipeline met a bug that it could not survive."""
 
 
 class _Server(uvicorn.Server):

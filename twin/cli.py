@@ -55,6 +55,8 @@ def plain_errors() -> Iterator[None]:
         for line in [str(p) for p in refused.problems] or [refused.what]:
             typer.echo(f"cimtwin: {line}", err=True)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
     except Usage as usage:
         typer.echo(f"cimtwin: {usage}", err=True)
         raise typer.Exit(2) from None

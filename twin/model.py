@@ -410,7 +410,7 @@ class Refused(Exception):  # noqa: N818 - an outcome, named as such in the house
     def __init__(self, problems: list[Problem], what: str = "") -> None:
         self.problems = problems
         self.what = what
-        super().__init__("; ".join(str(p) for p in problems[:20]))
+        super().__init__("; ".join(str(p) for p in problems[:20]) or what)
 
 
 class InvalidRules(Refused):

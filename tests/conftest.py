@@ -26,6 +26,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from ingest.mqtt import Publisher
+from twin.embedded import DataDir
 
 PATIENCE_S = 30.0
 
@@ -81,12 +82,11 @@ class Cimtwin:
         self.data_dir = data_dir
         self.environ = {
             "CIMTWIN_DATA_DIR": str(data_dir),
-            "CIMTWIN_HTTP": f"127.0.0.1:{free_port()}",
+            "CIMTWIN_HTTP": "127.0.0.1:0",
+            "CIMTWIN_MQTT_LISTEN": "127.0.0.1:0",
             "CIMTWIN_CHECKPOINT_S": "1",
             **environ,
         }
-        if "CIMTWIN_MQTT_URL" not in environ:
-            self.environ.setdefault("CIMTWIN_MQTT_LISTEN", f"127.0.0.1:{free_port()}")
         self.process: subprocess.Popen[bytes] | None = None
         self.log = data_dir.parent / f"{data_dir.name}.log"
 
@@ -107,13 +107,28 @@ class Cimtwin:
                 stderr=log,
                 start_new_session=True,
             )
+        until(self._has_addresses, f"cimtwin to say where it is; its log: {self.log}")
         until(self.is_ready, f"cimtwin to be ready; its log: {self.log}")
         return self
 
-    def is_ready(self) -> bool:
+    def _has_addresses(self) -> bool:
+        """Whether it serves; from then on the ports that it chose stay its own, over restarts, too."""
+        self._fail_if_ended()
+        owner = DataDir(self.data_dir).owner()
+        if owner is None or owner.pid != (self.process and self.process.pid) or not owner.mqtt:
+            return False
+        self.environ["CIMTWIN_HTTP"] = owner.http.removeprefix("http://")
+        if "CIMTWIN_MQTT_URL" not in self.environ:
+            self.environ["CIMTWIN_MQTT_LISTEN"] = owner.mqtt.removeprefix("mqtt://")
+        return True
+
+    def _fail_if_ended(self) -> None:
         assert self.process is not None
         if self.process.poll() is not None:
             pytest.fail(f"cimtwin ended with {self.process.returncode}:\n{self.log.read_text()[-4000:]}")
+
+    def is_ready(self) -> bool:
+        self._fail_if_ended()
         with contextlib.suppress(httpx.TransportError):
             return httpx.get(f"{self.url}/readyz").status_code == 200
         return False

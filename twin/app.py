@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from twin.embedded import DataDir, EmbeddedBroker, EmbeddedPostgres
 from twin.live import Live
 from twin.model import DAY, HOUR, SECOND, Alert, Micros, StoreUnavailable
 from twin.sensors import sensors_from_json
-from twin.settings import Settings
+from twin.settings import Address, Settings
 from twin.state import SensorState
 from twin.store.catalog import current_rules, refresh, save_rules
 from twin.store.migrate import migrate
@@ -75,6 +76,7 @@ class Service:
     def start(self) -> None:
         """Start servers, database, pipeline and source. Raises what `cimtwin.cli` turns into one line."""
         settings = self.settings
+        self.socket = listen(settings.http)
         self._data_dir.make()
         self._data_dir.lock(http=str(settings.http))
         if settings.database_url is None:
@@ -297,6 +299,8 @@ class Service:
             self._broker.stop()
         if self._postgres is not None:
             self._postgres.stop()
+        if hasattr(self, "socket"):
+            self.socket.close()
         self._data_dir.release()
 
     # What HTTP and WebSocket see
@@ -428,6 +432,15 @@ def serve(
         service.stop()
 
 
+def listen(address: Address) -> socket.socket:
+    """The HTTP socket. Taken before anything else is started; OSError naming the address where it is taken already."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(f"HTTP {address}: {error.strerror or error}") from error
+
+
 async def _serve_http(service: Service, on_ready: Callable[[Service], None] | None, duration_s: float | None) -> None:
     settings = service.settings
     config = uvicorn.Config(
@@ -447,12 +460,12 @@ async def _serve_http(service: Service, on_ready: Callable[[Service], None] | No
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.end)
-    running = asyncio.create_task(server.serve())
+    running = asyncio.create_task(server.serve([service.socket]))
     watching = asyncio.create_task(_end_with(service, server))
     while not server.started and not running.done():
         await asyncio.sleep(0.01)
     if server.started:
-        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        host, port = service.socket.getsockname()[:2]
         service.http_url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         service._data_dir.lock(http=service.http_url, mqtt=_without_password(service.mqtt_url))
         if on_ready is not None:
@@ -463,8 +476,6 @@ async def _serve_http(service: Service, on_ready: Callable[[Service], None] | No
     watching.cancel()
     if not service.pipeline.is_running:
         raise PipelineEnded("the pipeline ended, see the log / 处理流程已终止,见日志")
-    if not server.started:
-        raise OSError(f"cannot listen on {settings.http}")
 
 
 async def _end_with(service: Service, server: _Server) -> None:

@@ -14,6 +14,7 @@ import psycopg
 from numpy.typing import NDArray
 
 from twin.model import (
+    DAY,
     Alert,
     AlertEvent,
     Counts,
@@ -146,17 +147,28 @@ class Writer:
     def known(self, sensor: Indices, observed_at: Ints, table: str = "readings") -> NDArray[np.bool_]:
         """Which of these (sensor, time) keys are stored already."""
         time_column = "started_at" if table == "waveform_blocks" else "observed_at"
-        with translated():
-            # The limit keeps this a walk along the index, key by key, whatever the planner thinks of the table.
-            found = self.connection.execute(
-                "select k.n from unnest(%s::int[], %s::int8[]) with ordinality as k(sensor_id, at, n)"
-                f" cross join lateral (select from {table} r where r.sensor_id = k.sensor_id"
-                f" and r.{time_column} = timestamptz 'epoch' + k.at * interval '1 microsecond' limit 1) r".encode(),
-                (sensor.tolist(), observed_at.tolist()),
-                binary=True,
-            ).fetchall()
         mask = np.zeros(len(sensor), bool)
-        mask[[n - 1 for (n,) in found]] = True
+        days = observed_at // DAY
+        with translated():
+            # Day by day, so that each question looks into one partition only. The limit keeps it a walk along the
+            # index, key by key, whatever the planner thinks of the table.
+            for day in np.unique(days).tolist():
+                rows_of_day = np.flatnonzero(days == day)
+                found = self.connection.execute(
+                    "select k.n from unnest(%s::int[], %s::int8[]) with ordinality as k(sensor_id, at, n)"
+                    f" cross join lateral (select from {table} r where r.sensor_id = k.sensor_id"
+                    f" and r.{time_column} = timestamptz 'epoch' + k.at * interval '1 microsecond'"
+                    f" and r.{time_column} >= %s and r.{time_column} < %s limit 1) r".encode(),
+                    (
+                        sensor[rows_of_day].tolist(),
+                        observed_at[rows_of_day].tolist(),
+                        rows.moment(day * DAY),
+                        rows.moment((day + 1) * DAY),
+                    ),
+                    binary=True,
+                    prepare=False,
+                ).fetchall()
+                mask[rows_of_day[[n - 1 for (n,) in found]]] = True
         return mask
 
     def history(self, sensor: Indices, after: Ints) -> Readings:
@@ -164,11 +176,14 @@ class Writer:
         history was never judged, and is left out."""
         query = (
             f"select {READING_COLUMNS} from unnest(%(sensor)s::int[], %(after)s::timestamptz[]) as w(s, after)"
-            " join lateral (select * from readings r where r.sensor_id = w.s and r.observed_at > w.after) r on true"
+            " join lateral (select * from readings r where r.sensor_id = w.s and r.observed_at > w.after"
+            " and r.observed_at > %(first)s) r on true"
             " where not exists (select from imports i where i.batch = r.batch) order by 1, 2"
         )
+        first = rows.moment(int(after.min()) if len(after) else 0)
+        params = {"sensor": sensor.tolist(), "after": rows.times(after), "first": first}
         with translated():
-            return read_readings(self.connection, query, {"sensor": sensor.tolist(), "after": rows.times(after)})
+            return read_readings(self.connection, query, params)
 
     def said(self, sensor: Indices, after: Ints) -> list[AlertEvent]:
         """The judgements told of these sensors for times after `after`, without those taken back since."""
@@ -208,12 +223,15 @@ class Writer:
     def batch_readings(self, first: int, last: int) -> Readings:
         """Readings of batches `first` to `last`, by sensor and time."""
         query = (
-            f"select {READING_COLUMNS} from readings, (select tail_from, tail_to from service) s"
-            " where batch between %(first)s and %(last)s and observed_at between s.tail_from and s.tail_to"
-            " order by 1, 2"
+            f"select {READING_COLUMNS} from readings where batch between %(first)s and %(last)s"
+            " and observed_at between %(low)s and %(high)s order by 1, 2"
         )
         with translated():
-            return read_readings(self.connection, query, {"first": first, "last": last})
+            span = self.connection.execute("select tail_from, tail_to from service").fetchone()
+            if span is None or span[0] is None:
+                return Readings.empty()
+            params = {"first": first, "last": last, "low": span[0], "high": span[1]}
+            return read_readings(self.connection, query, params)
 
     # Committing
 

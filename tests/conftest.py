@@ -199,7 +199,7 @@ class Watcher:
     def __init__(self, url: str, subscribe: dict[str, Any]) -> None:
         self.open = contextlib.ExitStack()
         self.socket: ClientConnection = self.open.enter_context(
-            connect(url.replace("http", "ws", 1) + "/ws/v1/live", max_size=None, compression=None)
+            connect(url.replace("http", "ws", 1) + "/ws/v1/live", max_size=None, max_queue=None, compression=None)
         )
         self.socket.send(json.dumps({"type": "subscribe", **subscribe}))
         self.frames: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ help:
 	@echo "make test-quick      the tests that need no broker and no database"
 	@echo "make test-timescale DATABASE_URL=postgresql://...    every test, on a server with TimescaleDB"
 	@echo "make check           format, lint, types"
-	@echo "make bench           our rates on this machine"
+	@echo "make bench           our rates on this machine; one row: make bench ONLY=single-mosquitto"
 
 setup:
 	@.ci/setup
@@ -40,8 +40,9 @@ check: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: setup
-	@$(BIN)/python -m bench $(ARGS)
+bench:
+	@.ci/setup test
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

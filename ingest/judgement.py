@@ -396,9 +396,12 @@ class Judgement:
         if not len(heard):
             return
         gateway = np.full(len(heard), -1, np.int32)
-        for row in np.flatnonzero(by_gateway).tolist():
-            tenant = self.catalog.sensors[int(heard.sensor[row])].tenant
-            gateway[row] = self.engine.gateway(tenant)
+        if by_gateway.any():
+            owner = self.catalog.tenant[heard.sensor[by_gateway]]
+            number = np.full(len(self.catalog.owners), -1, np.int32)
+            for code in np.unique(owner).tolist():
+                number[code] = self.engine.gateway(self.catalog.owners[code])
+            gateway[by_gateway] = number[owner]
         transitions, update = self.engine.heard(heard.sensor, heard.received_at, gateway)
         decision.updates.append(update)
         for transition in transitions:

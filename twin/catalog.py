@@ -40,12 +40,14 @@ class Catalog:
 
     Columns (length `len(catalog)`): `factor`, `offset` (canonical = value * factor + offset), `low`, `high` (believable
     range, canonical unit, NaN = none given), `interval_us` (0 = none given), `jump` (canonical, inf = any),
-    `mode_bits` (quality bits of test and calibration), `domain` (index into `domains`), `lon`, `lat` (NaN = none).
+    `mode_bits` (quality bits of test and calibration), `domain` and `tenant` (index into `domains`,
+    `owners`), `lon`, `lat` (NaN = none).
     """
 
     def __init__(self, kinds: dict[str, Kind]) -> None:
         self.kinds = kinds
         self.domains = sorted({kind.domain for kind in kinds.values()})
+        self.owners: list[str] = []
         self.version = 0
         self.sensors: list[Sensor] = []
         self.devices: dict[str, dict[str, int]] = {}
@@ -61,6 +63,7 @@ class Catalog:
             "jump": np.zeros(0),
             "mode_bits": np.zeros(0, np.uint8),
             "domain": np.zeros(0, np.int64),
+            "tenant": np.zeros(0, np.int64),
             "lon": np.zeros(0),
             "lat": np.zeros(0),
         }
@@ -104,6 +107,10 @@ class Catalog:
         return self._column("domain")
 
     @property
+    def tenant(self) -> Ints:
+        return self._column("tenant")
+
+    @property
     def lon(self) -> Floats:
         return self._column("lon")
 
@@ -139,6 +146,9 @@ class Catalog:
         columns["mode_bits"][at] = [_MODE_BITS[s.mode] for s in sensors]
         number = {domain: n for n, domain in enumerate(self.domains)}
         columns["domain"][at] = [number[kind.domain] for kind in kinds]
+        owner = {tenant: n for n, tenant in enumerate(self.owners)}
+        columns["tenant"][at] = [owner.setdefault(s.tenant, len(owner)) for s in sensors]
+        self.owners = list(owner)
         columns["lon"][at] = [_or_nan(s.lon) for s in sensors]
         columns["lat"][at] = [_or_nan(s.lat) for s in sensors]
         for index, sensor in rows:

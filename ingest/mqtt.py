@@ -148,9 +148,11 @@ def share_property_tables() -> None:
 
 
 class PahoSource:
-    """Messages from a broker by paho: MQTT 5 where the broker speaks it, else 3.1.1."""
+    """Messages from a broker by paho: MQTT 5 where the broker speaks it (`tries_v5`: and may), else 3.1.1."""
 
-    def __init__(self, url: str, client_id: str, inbox: Inbox, clock: Callable[[], Micros]) -> None:
+    def __init__(
+        self, url: str, client_id: str, inbox: Inbox, clock: Callable[[], Micros], tries_v5: bool = True
+    ) -> None:
         self.address = Address.of(url)
         self.client_id = client_id
         self.inbox = inbox
@@ -158,7 +160,7 @@ class PahoSource:
         self.connection = 0
         self.is_connected = False
         self.failures = 0
-        self.protocol = MQTTProtocolVersion.MQTTv5
+        self.protocol = MQTTProtocolVersion.MQTTv5 if tries_v5 else MQTTProtocolVersion.MQTTv311
         self._stopping = threading.Event()
         self._refused = threading.Event()
         self._taken = 0

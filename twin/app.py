@@ -155,7 +155,13 @@ class Service:
             pipeline, self.parse_rules, alert_json, lambda objects: sensors_from_json(objects, self.kinds)
         )
         # Fixed by the database, so that the broker knows this service again, and another beside it is another client.
-        self.source = PahoSource(self.mqtt_url, f"cimtwin-{standing.instance}", inbox, self.clock)
+        self.source = PahoSource(
+            self.mqtt_url,
+            f"cimtwin-{standing.instance}",
+            inbox,
+            self.clock,
+            tries_v5=self._broker is None,  # the embedded one speaks 3.1.1
+        )
         pipeline.source = self.source
 
     def parse_rules(self, text: str) -> RuleSet:

@@ -407,7 +407,11 @@ def _message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[s
             told_zh, told_en = ("全部测点无数据", "all sensors silent") if t.after else (told_zh, told_en)
     else:
         told_zh, told_en = _values(rule, catalog, t)
-    if t.after == Level.NONE:
+    if t.before > t.after > Level.NONE:
+        parts_zh = f"降为{LEVEL_ZH[t.after]} {rule.title.zh}：{where_zh}"
+        parts_en = f"eased to {LEVELS[t.after - 1].upper()} {rule.title.en}: {where_en}"
+        told_zh, told_en = told_zh.replace("限值", "已回到限值内"), told_en.replace("limit", "back inside")
+    elif t.after == Level.NONE:
         parts_zh, parts_en = f"{rule.title.zh} 解除：{where_zh}", f"{rule.title.en} cleared: {where_en}"
     else:
         parts_zh = f"{LEVEL_ZH[t.after]}报警 {rule.title.zh}：{where_zh}"

@@ -32,6 +32,7 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|min|m|h|d))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
+_PLACE_LINE = re.compile(r"line (\d+)$")
 _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
 _UNIT_US: Final = {"ms": 1000, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY}
 
@@ -167,7 +168,10 @@ def parse_rules(text: str | bytes, kinds: Collection[str], *, require_source: bo
     except ValueError as error:  # an integer of thousands of digits
         raise InvalidRules([Problem("file", "", f"not TOML: {error}")]) from None
     lines = [decoded.count("\n", 0, match.start()) + 1 for match in _HEADER.finditer(decoded)]
-    rules = _parse(table, kinds, lines, require_source)
+    try:
+        rules = _parse(table, kinds, lines, require_source)
+    except InvalidRules as refused:
+        raise InvalidRules([_at_its_line(problem, decoded) for problem in refused.problems], refused.what) from None
     return RuleSet(rules, decoded, {rule.id: rule for rule in rules})
 
 
@@ -256,8 +260,26 @@ def _no_constant(word: str) -> float:
     raise ValueError(f"{word} is not a number")
 
 
+def _at_its_line(problem: Problem, text: str) -> Problem:
+    """The problem with the line of its field, where that stands on a line of its own below the rule's head."""
+    match = _PLACE_LINE.search(problem.place)
+    if match is None or not problem.field:
+        return problem
+    name = re.compile(rf"\s*[\"']?{re.escape(problem.field.partition('.')[0])}[\"']?\s*[=.]")
+    lines = text.splitlines()
+    for number in range(int(match[1]), len(lines)):
+        if _HEADER.match(lines[number]):
+            break
+        if name.match(lines[number]):
+            return Problem(f"{problem.place[: match.start()]}line {number + 1}", problem.field, problem.text)
+    return problem
+
+
 def _parse(table: dict[str, Any], kinds: Collection[str], lines: list[int], require_source: bool) -> tuple[Rule, ...]:
     problems = [Problem("file", str(name)[:80], "unknown field") for name in table if name != "rule"]
+    if "rule" not in table:
+        # Nothing at all is more likely a lost upload than the wish to watch nothing; that is said by `rule = []`.
+        problems.append(Problem("file", "rule", "no rules; for an empty set say rule = []"))
     entries = table.get("rule", [])
     if not isinstance(entries, list):
         problems.append(Problem("file", "rule", "must be an array of tables: [[rule]]"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -211,6 +211,10 @@ class Judgement:
             self.state,
             is_new,
         )
+        bits[len(decoded.sensor) :] |= np.repeat(
+            self.catalog.mode_bits[[block.sensor for block in blocks]] if blocks else np.empty(0, np.uint8),
+            len(STATISTICS),
+        )
         readings = Readings(readings.sensor, readings.observed_at, readings.received_at, readings.value, bits)
         is_late = self._unseen(readings, is_new, archive)
         stored = readings.take(is_new | is_late)
@@ -224,10 +228,12 @@ class Judgement:
         )
         statuses = [DeviceStatus(device, is_online, at) for _, device, is_online, at in decoded.statuses]
         outcome = Outcome(stored, counts, blocks, refusals, statuses=statuses)
-        decision = Decision(outcome, [reject.message for reject in decoded.rejects], heard=readings)
+        heard = Readings.join([readings, _announced(decoded.waveforms)])
+        by_gateway = np.concatenate([by_gateway, np.zeros(len(decoded.waveforms), bool)])
+        decision = Decision(outcome, [reject.message for reject in decoded.rejects], heard=heard)
         docket = self.docket(now)
         self._judge(decision, docket, readings, is_new, is_late, archive)
-        self._listen(decision, docket, readings, by_gateway)
+        self._listen(decision, docket, heard, by_gateway)
         outcome.alerts, outcome.events = docket.alerts, docket.events
         return decision
 
@@ -244,7 +250,12 @@ class Judgement:
             np.array([b.started_at for b in candidates], np.int64),
             "waveform_blocks",
         )
-        fresh = [block for block, is_known in zip(candidates, known.tolist(), strict=True) if not is_known]
+        mode = self.catalog.mode_bits
+        fresh = [
+            replace(block, quality=int(mode[block.sensor]))
+            for block, is_known in zip(candidates, known.tolist(), strict=True)
+            if not is_known
+        ]
         return fresh, len(blocks) - len(fresh)
 
     def _summaries(self, blocks: list[WaveformBlock]) -> Readings:
@@ -465,6 +476,18 @@ class Judgement:
         _, update = small.observe(known)
         small.apply(update)
         self.engine.apply(self.engine.merge(small))
+
+
+def _announced(blocks: list[WaveformBlock]) -> Readings:
+    """That the sensors of these blocks were heard."""
+    count = len(blocks)
+    return Readings(
+        np.array([b.sensor for b in blocks], np.int32),
+        np.array([b.started_at for b in blocks], np.int64),
+        np.array([b.received_at for b in blocks], np.int64),
+        np.full(count, np.nan),
+        np.zeros(count, np.uint8),
+    )
 
 
 def by_sensor_and_time(readings: Readings) -> Readings:

@@ -45,21 +45,8 @@ class Progress:
     observed_at: Micros
 
 
-def publish_files(
-    files: Sequence[tuple[str, bytes]],
-    outlet: Outlet,
-    *,
-    tenant: str = "default",
-    tenants: Mapping[str, str] = _NO_TENANTS,
-    speed: float = 1.0,
-    now: Micros | None = None,
-    report: Callable[[Progress], None] | None = None,
-    flush_timeout_s: float = 60.0,
-) -> Progress:
-    """Publish the readings of files (name, content), all together in time order; what `cimtwin publish` does.
-
-    All are read first: `InvalidReadings` with the mistakes of every file, and nothing published.
-    """
+def read_files(files: Sequence[tuple[str, bytes]]) -> Recorded:
+    """The readings of files (name, content), one after the other; `InvalidReadings` with the mistakes of every file."""
     parts: list[Recorded] = []
     problems: list[Problem] = []
     for name, data in files:
@@ -69,10 +56,7 @@ def publish_files(
             problems += refused.problems
     if problems:
         raise InvalidReadings(problems, ", ".join(name for name, _ in files))
-    return publish(
-        Recorded.join(parts), outlet, tenant=tenant, tenants=tenants, speed=speed, now=now, report=report,
-        flush_timeout_s=flush_timeout_s,
-    )  # fmt: skip
+    return Recorded.join(parts)
 
 
 def publish(

@@ -117,7 +117,7 @@ class Cimtwin:
         owner = DataDir(self.data_dir).owner()
         if owner is None or owner.pid != (self.process and self.process.pid) or not owner.mqtt:
             return False
-        self.environ["CIMTWIN_HTTP"] = owner.http.removeprefix("http://")
+        self.environ["CIMTWIN_HTTP"] = owner.http
         if "CIMTWIN_MQTT_URL" not in self.environ:
             self.environ["CIMTWIN_MQTT_LISTEN"] = owner.mqtt.removeprefix("mqtt://")
         return True

@@ -76,9 +76,9 @@ class Service:
     def start(self) -> None:
         """Start servers, database, pipeline and source. Raises what `cimtwin.cli` turns into one line."""
         settings = self.settings
-        self.socket = listen(settings.http)
         self._data_dir.make()
         self._data_dir.lock(http=str(settings.http))
+        self.socket = bind(settings.http)
         if settings.database_url is None:
             self._postgres = EmbeddedPostgres(settings.data_dir)
             self.database_url = self._postgres.start()
@@ -269,7 +269,7 @@ class Service:
         is_done = False
         try:
             days = self.settings.retention_days
-            keep_from = None if not days else (now() // DAY - int(days) + 1) * DAY
+            keep_from = None if not days else ((now() - round(days * DAY)) // DAY + 1) * DAY
             self._upkeep.refresh_aggregates(*begun, keep_from)
             is_done = True
         finally:
@@ -278,9 +278,9 @@ class Service:
     def _look_after_partitions(self) -> None:
         settings = self.settings
         keep = {
-            "readings": int(settings.retention_days),
-            "waveform_blocks": int(settings.retention_waveforms_days),
-            "readings_1m": int(settings.retention_minutes_days),
+            "readings": settings.retention_days,
+            "waveform_blocks": settings.retention_waveforms_days,
+            "readings_1m": settings.retention_minutes_days,
         }
         for name in self._upkeep.look_after_partitions(now(), keep):
             log.info("retention dropped %s", name)
@@ -438,13 +438,18 @@ def serve(
         service.stop()
 
 
-def listen(address: Address) -> socket.socket:
-    """The HTTP socket. Taken before anything else is started; OSError naming the address where it is taken already."""
+def bind(address: Address) -> socket.socket:
+    """The HTTP address, taken before any server is started and listened at only once there is somebody to answer.
+    OSError naming it where it is taken already."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    taken = socket.socket(family)
     try:
-        return socket.create_server((address.host, address.port), family=family, backlog=2048)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((address.host, address.port))
     except OSError as error:
-        raise OSError(f"HTTP {address}: {error.strerror or error}") from error
+        taken.close()
+        raise OSError(f"HTTP {address}: {error.strerror or error} / 地址已被占用或不可用") from error
+    return taken
 
 
 async def _serve_http(service: Service, on_ready: Callable[[Service], None] | None, duration_s: float | None) -> None:
@@ -473,7 +478,7 @@ async def _serve_http(service: Service, on_ready: Callable[[Service], None] | No
     if server.started:
         host, port = service.socket.getsockname()[:2]
         service.http_url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        service._data_dir.lock(http=service.http_url, mqtt=_without_password(service.mqtt_url))
+        service._data_dir.lock(http=service.http_url.removeprefix("http://"), mqtt=_without_password(service.mqtt_url))
         if on_ready is not None:
             on_ready(service)
         if duration_s is not None:

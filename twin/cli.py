@@ -25,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 Config = Annotated[Path | None, typer.Option("--config", help="TOML 配置文件 / settings file")]
@@ -75,9 +76,11 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def settings_of(config: Path | None = None, **flags: Any) -> Settings:
+def settings_of(config: Path | None = None, is_quiet: bool = True, **flags: Any) -> Settings:
+    """The settings of a command; one that does its work and ends (`is_quiet`) logs only what is wrong."""
     settings = load(flags, config=config)
-    logs.configure(settings.log_level, settings.log_json)
+    level = "warning" if is_quiet and settings.log_level.lower() == "info" else settings.log_level
+    logs.configure(level, settings.log_json)
     return settings
 
 
@@ -96,6 +99,7 @@ def serve(
     with plain_errors():
         settings = settings_of(
             config,
+            is_quiet=False,
             data_dir=data_dir,
             database_url=database_url,
             mqtt_url=mqtt_url,
@@ -123,7 +127,7 @@ def demo(
     with plain_errors():
         flags = {"data_dir": data_dir, "http": http, "mqtt_listen": mqtt_listen}
         settings = load(flags, config=config)
-        if settings.data_dir == Settings().data_dir:
+        if data_dir is None and settings.data_dir == Settings().data_dir:
             settings = load({**flags, "data_dir": settings.data_dir / "demo"}, config=config)
         refuse_unsafe(settings)
         from twin.demo.run import fresh_folder, run
@@ -238,7 +242,7 @@ def check_rules(
 ) -> None:
     """检查规则文件,列出所有错误 / check rules files, listing every mistake."""
     with plain_errors():
-        from alerts.rules import parse_rules
+        from twin.importing import parse_named_rules
         from twin.units import load_kinds
 
         settings = settings_of(config)
@@ -246,11 +250,11 @@ def check_rules(
         mistakes = 0
         for file in files:
             try:
-                rules = parse_rules(read(file), kinds)
+                rules = parse_named_rules(read(file), str(file), kinds)
             except Refused as refused:
                 mistakes += len(refused.problems)
                 for problem in refused.problems:
-                    typer.echo(f"cimtwin: {file}: {problem}", err=True)
+                    typer.echo(f"cimtwin: {problem}", err=True)
             else:
                 typer.echo(f"cimtwin: {file}: {len(rules)} rules / 条规则")
         if mistakes:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import tomllib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 import psycopg
 
-from alerts.rules import parse_rules
+from alerts.rules import RuleSet, parse_rules
 from ingest import quality
 from ingest.recorded import read_recorded
 from twin.catalog import Catalog
-from twin.model import InvalidReadings, Problem, Readings, Refused
+from twin.model import InvalidReadings, InvalidRules, Problem, Readings, Refused
 from twin.sensors import parse_sensors_csv
 from twin.settings import Settings
 from twin.state import SensorState
@@ -25,24 +25,42 @@ from twin.store.migrate import migrate
 from twin.units import Kind, load_kinds
 
 FileKind = Literal["sensors", "readings", "rules"]
-_HEAD: Final = 4096
 
 
 def recognise(data: bytes, name: str) -> FileKind:
-    """What a file is, by what it holds. Raises `Refused` for anything else."""
-    head = data[:_HEAD].removeprefix(b"\xef\xbb\xbf")
-    header = {cell.strip().strip('"') for cell in head.split(b"\n", 1)[0].decode("utf-8", "replace").split(",")}
-    if {"device", "property", "observed_at"} <= header or head.startswith(b"PAR1"):
+    """What a file most likely is, by what it holds; its own reader then says what is wrong with it. Raises `Refused`
+    where it is none of ours, or no text."""
+    if data.startswith(b"PAR1"):
         return "readings"
-    if {"device", "property", "kind"} <= header:
-        return "sensors"
-    try:
-        if "rule" in tomllib.loads(data.decode("utf-8")):
-            return "rules"
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
-        pass
+    text = decode_text(data, name)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    header = {cell.strip().strip('"').lower() for cell in re.split("[,;\\t]", first)}
+    if header & {"device", "property"}:
+        return "readings" if header & {"observed_at", "time", "value", "timestamp"} else "sensors"
+    if name.lower().endswith(".toml") or re.search(r"^\s*\[\[", text, re.MULTILINE):
+        return "rules"
+    if not text.strip():
+        raise Refused([Problem(name, "", "is empty / 文件为空")], name)
     text = "neither a sensor list, recorded readings nor rules / 不是测点表、历史读数或规则文件"
-    raise Refused([Problem(name, "", text)], name)
+    raise Refused([Problem(f"{name}, line 1", "", text)], name)
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """The text of a file in UTF-8, with or without a BOM. Raises `Refused` naming the line of the first wrong byte."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        text = "is not UTF-8; save it as UTF-8 / 不是 UTF-8 编码,请另存为 UTF-8"
+        raise Refused([Problem(f"{name}, line {line}", "", text)], name) from None
+
+
+def parse_named_rules(data: bytes, name: str, kinds: dict[str, Kind]) -> RuleSet:
+    """The rules of a file; its mistakes with the file's name."""
+    try:
+        return parse_rules(data, kinds)
+    except InvalidRules as refused:
+        raise InvalidRules([replace(p, place=f"{name}, {p.place}") for p in refused.problems], name) from None
 
 
 def import_files(dsn: str, files: Sequence[Path], settings: Settings, tenant: str | None) -> Iterator[str]:
@@ -61,7 +79,7 @@ def import_files(dsn: str, files: Sequence[Path], settings: Settings, tenant: st
             if what == "sensors":
                 yield _import_sensors(connection, file, data, kinds, tenant or settings.default_tenant)
             elif what == "rules":
-                rules = parse_rules(data, kinds)
+                rules = parse_named_rules(data, str(file), kinds)
                 with connection.transaction():
                     version = save_rules(connection, rules.text, "import")
                 yield f"{file}: {len(rules)} rules, version {version} / {len(rules)} 条规则,版本 {version}"

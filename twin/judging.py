@@ -10,10 +10,11 @@ import orjson
 
 from alerts.judge import judge
 from alerts.lifecycle import AlertBook, Docket
-from alerts.rules import RuleSet, parse_rules
+from alerts.rules import RuleSet
 from ingest import quality
 from ingest.recorded import Recorded, read_recorded
 from twin.catalog import Catalog
+from twin.importing import parse_named_rules
 from twin.live import event_json
 from twin.model import LEVELS, Problem, Readings, Refused, Sensor, iso
 from twin.sensors import parse_sensors_csv
@@ -30,10 +31,10 @@ def judge_files(
     """The CSV of judged readings and the JSON lines of alert events. Raises `Refused` with every mistake of a file.
 
     Without a sensor list every sensor of the readings is taken to be of the one kind that the rules name, or, where
-    they name none or several, a plain number (`signal.value`), its values in the canonical unit.
+    they name none, a plain number (`signal.value`), its values in the canonical unit.
     """
     kinds = load_kinds(settings.kinds)
-    rule_set = parse_rules(rules[1], kinds)
+    rule_set = parse_named_rules(rules[1], rules[0], kinds)
     recorded = read_recorded(readings[1], readings[0])
     catalog = Catalog(kinds)
     if sensors is not None:
@@ -74,7 +75,10 @@ def judge_files(
 
 def _only_kind(rules: RuleSet) -> str:
     kinds = {rule.kind for rule in rules.rules if rule.kind} | {k for rule in rules.rules for k in rule.where.kind}
-    return kinds.pop() if len(kinds) == 1 else "signal.value"
+    if len(kinds) > 1:
+        text = "rules of several kinds need a sensor list: give --sensors / 规则涉及多种指标,请用 --sensors 给出测点表"
+        raise Refused([Problem(", ".join(sorted(kinds)), "", text)])
+    return kinds.pop() if kinds else "signal.value"
 
 
 def _readings(recorded: Recorded, catalog: Catalog, name: str) -> Readings:

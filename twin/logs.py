@@ -40,3 +40,5 @@ def configure(level: str, is_json: bool, file: Path | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [out]
     root.setLevel(level.upper())
+    for chatty in ("uvicorn", "websockets", "asyncio"):  # at debug they write headers and frames, and so tokens
+        logging.getLogger(chatty).setLevel(max(logging.INFO, root.level))

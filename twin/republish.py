@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ingest.mqtt import Publisher
 from ingest.publisher import Progress as Sent
-from ingest.publisher import publish_files
+from ingest.publisher import publish, read_files
 from twin.embedded import DataDir, database_url_for_command, running_broker_url
 from twin.model import Micros, iso
 from twin.settings import Settings
@@ -23,6 +23,7 @@ def republish(
 ) -> str:
     """Publish all files' readings together in time order; a line that says what was sent. Raises `InvalidReadings`,
     ConnectionError, TimeoutError."""
+    recorded = read_files(files)
     url = settings.mqtt_url or running_broker_url(settings) or f"mqtt://{settings.mqtt_listen}"
     tenants = {} if tenant is not None else _tenants(settings)
     now: Micros | None = time.time_ns() // 1000 if is_now else None
@@ -43,8 +44,8 @@ def republish(
             def report(sent: Sent) -> None:
                 bar.update(task, completed=sent.readings, total=sent.total, description=iso(sent.observed_at) or "")
 
-            done = publish_files(
-                files,
+            done = publish(
+                recorded,
                 publisher,
                 tenant=tenant or settings.default_tenant,
                 tenants=tenants,

@@ -114,6 +114,14 @@ min = 6.5
     assert (e.min, e.max, e.level) == (6.5, None, Level.YELLOW)
 
 
+def line_of(field: str, text: str) -> int:
+    """Where a field stands; where it does not, the line of the rule's head."""
+    lines = text.splitlines()
+    head = lines.index("[[rule]]")
+    own = [n for n in range(head, len(lines)) if lines[n].startswith((f"{field.split('.')[0]} =", f"{field} ="))]
+    return (own[0] if own else head) + 1
+
+
 MISTAKES = [
     ("", "detector", "is missing"),
     ('detector = "magic"\n', "detector", "unknown detector"),
@@ -180,10 +188,11 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("body", "field", "text"), MISTAKES)
 def test_a_mistake_is_told_with_rule_line_and_field(body: str, field: str, text: str) -> None:
+    written = "# a comment\n\n" + rule(body)
     with pytest.raises(InvalidRules) as refused:
-        parse_rules("# a comment\n\n" + rule(body), KINDS)
+        parse_rules(written, KINDS)
     (problem,) = [p for p in refused.value.problems if p.field == field]
-    assert problem.place == "r, line 3"
+    assert problem.place == f"r, line {line_of(field, written)}"
     assert text in problem.text
 
 
@@ -202,12 +211,14 @@ def test_a_mistake_is_told_with_rule_line_and_field(body: str, field: str, text:
     ],
 )
 def test_a_rule_needs_an_id_and_sensors(head: str, field: str, text: str) -> None:
+    written = rule(LIMIT, head)
     with pytest.raises(InvalidRules) as refused:
-        parse_rules(rule(LIMIT, head), KINDS)
+        parse_rules(written, KINDS)
     (problem,) = refused.value.problems
     assert problem.field == field
     assert text in problem.text
-    assert problem.place in ("rule 1, line 1", "r, line 1")
+    line = line_of(field, written)
+    assert problem.place in (f"rule 1, line {line}", f"r, line {line}")
 
 
 def test_all_mistakes_of_all_rules_are_told_at_once() -> None:
@@ -221,12 +232,12 @@ def test_all_mistakes_of_all_rules_are_told_at_once() -> None:
         parse_rules(text, KINDS)
     assert [(p.place, p.field) for p in refused.value.problems] == [
         ("file", "colour"),
-        ("r, line 2", "levels.blue"),
-        ("r, line 2", "levels.red"),
-        ("r, line 2", "hold"),
-        ("r, line 8", "id"),
-        ("rule 3, line 13", "id"),
-        ("rule 3, line 13", "a"),
+        ("r, line 6", "levels.blue"),
+        ("r, line 6", "levels.red"),
+        ("r, line 7", "hold"),
+        ("r, line 9", "id"),
+        ("rule 3, line 14", "id"),
+        ("rule 3, line 18", "a"),
     ]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import twin.units
 from ingest.codecs import decode
-from ingest.publisher import Progress, device_messages, publish, publish_files
+from ingest.publisher import Progress, device_messages, publish, read_files
 from ingest.recorded import Recorded, parse_readings_csv
 from twin.catalog import Catalog
 from twin.model import SECOND, InvalidReadings, RawMessage, Sensor, parse_time
@@ -111,10 +111,10 @@ def test_several_files_go_out_together_or_not_at_all() -> None:
         ("1.csv", header + b"a,p,1782892801000,1\n"),
         ("2.csv", header + b"b,p,1782892800000,2\na,p,1782892802000,3\n"),
     ]
-    assert publish_files(files, wire, speed=0).readings == 3
+    assert publish(read_files(files), wire, speed=0).readings == 3
     assert [device for device, _ in wire.bodies()] == ["b", "a", "a"]
     with pytest.raises(InvalidReadings) as refused:
-        publish_files([*files, ("3.csv", header + b"x\n"), ("4.csv", b"")], wire, speed=0)
+        read_files([*files, ("3.csv", header + b"x\n"), ("4.csv", b"")])
     assert [problem.place for problem in refused.value.problems] == ["3.csv, line 2", "4.csv, line 1"]
     assert len(wire.sent) == 3
 
@@ -122,7 +122,7 @@ def test_several_files_go_out_together_or_not_at_all() -> None:
 def test_nothing_recorded_publishes_nothing() -> None:
     wire = Wire()
     assert publish(recorded(), wire, now=T).messages == 0
-    assert publish_files([], wire).messages == 0
+    assert publish(read_files([]), wire).messages == 0
     with pytest.raises(ValueError, match="speed"):
         publish(READINGS, wire, speed=-1)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from tests.conftest import Cimtwin, until
 from twin.embedded import EmbeddedPostgres
@@ -126,3 +131,54 @@ def test_people_are_not_served_without_a_database_but_are_again_once_it_is_back(
     until(lambda: httpx.get(f"{city.url}/readyz").status_code == 200, "the database to be back")
     city.put_sensors(SENSORS)
     assert city.stats()["sensors"] == 1
+
+
+def test_a_taken_port_and_a_taken_folder_are_told_in_one_line(cimtwin: Callable[..., Cimtwin], tmp_path: Path) -> None:
+    first = cimtwin("甲", embedded=True)
+    for environ, words in (
+        ({"CIMTWIN_DATA_DIR": str(first.data_dir)}, [str(first.process and first.process.pid), first.url]),
+        (
+            {"CIMTWIN_DATA_DIR": str(tmp_path / "丙"), "CIMTWIN_HTTP": first.environ["CIMTWIN_HTTP"]},
+            ["HTTP", "已被占用"],
+        ),
+        ({"CIMTWIN_HTTP": "0.0.0.0:0"}, ["CIMTWIN_API_TOKEN"]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "twin", "serve"],
+            env={**os.environ, **first.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == (2 if "CIMTWIN_API_TOKEN" in words else 1)
+        (line,) = [text for text in done.stderr.splitlines() if "[info" not in text]
+        assert all(word in line for word in words)
+
+
+def test_no_secret_is_ever_logged_or_on_a_command_line(cimtwin: Callable[..., Cimtwin], tmp_path: Path) -> None:
+    token, password = "t0ken-Aq8Zr2Lm5Xw9", "br0ker-Kd7Pv3Yn6Js1"
+    city = cimtwin(
+        embedded=True,
+        start=False,
+        CIMTWIN_API_TOKEN=token,
+        CIMTWIN_LOG_LEVEL="debug",
+        CIMTWIN_MQTT_LISTEN_USER="device",
+        CIMTWIN_MQTT_LISTEN_PASSWORD=password,
+    )
+    city.start()
+    for subprotocols, headers in ((None, {"Authorization": f"Bearer {token}"}), ([f"bearer.{token}"], {})):
+        with connect(
+            city.url.replace("http", "ws", 1) + "/ws/v1/live",
+            additional_headers=headers,
+            subprotocols=subprotocols,  # type: ignore[arg-type]
+        ) as socket:
+            socket.send(json.dumps({"type": "subscribe", "alerts": {}, "token": token}))
+            assert json.loads(socket.recv(10))["type"] == "snapshot"
+    assert httpx.get(f"{city.url}/api/v1/stats").status_code == 401
+    commands = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if os.access(p, os.R_OK)]
+    assert city.stop() == 0
+    secrets = [token, password, (city.data_dir / "postgres" / "password").read_text().strip()]
+    logs = [city.log, *city.data_dir.rglob("*.log")]
+    for secret in secrets:
+        assert not any(secret.encode() in command for command in commands)
+        assert not any(secret in log.read_text(errors="replace") for log in logs)

@@ -1,6 +1,7 @@
 """The demo's devices, a process of its own: a real flood day and a simulated district, published over MQTT.
 
-`python -m twin.demo.devices --speed 60`, the broker's address in CIMTWIN_MQTT_URL. What is published follows the
+`python -m twin.demo.devices --speed 60`, the broker's address in CIMTWIN_MQTT_URL; it ends when its input does, and so
+with whoever started it. What is published follows the
 simulated time, which starts just before the first flood of the recorded day and runs `speed` times faster than the
 clock; readings recorded before that are published at once, as a device does that was offline.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
+import threading
 import time
 from importlib import resources
 from typing import Final
@@ -51,23 +54,29 @@ def _data(name: str) -> bytes:
 
 
 def run(url: str, speed: float, tenant: str) -> None:
-    """Publish until stopped."""
+    """Publish until stopped, or until nobody holds the other end of the input."""
     recorded = flood_readings()
     start = start_of(recorded)
     floods = list(device_messages(recorded, tenant))
     district = District(start)
-    publisher = Publisher(url, "cimtwin-demo-devices")
+    publisher = Publisher(url, f"cimtwin-demo-{os.getpid()}")
     publisher.connect()
     began = time.monotonic()
     done_until, next_flood = start, 0
+    orphaned = threading.Event()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.buffer.read()
+        orphaned.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
     try:
-        while True:
+        while not orphaned.wait(STEP_S):
             now = start + round((time.monotonic() - began) * speed * SECOND)
             for _, topic, payload in district.messages(done_until, now):
                 publisher.publish(topic, payload)
             next_flood = _publish_until(publisher, floods, next_flood, now)
             done_until = now
-            time.sleep(STEP_S)
     finally:
         publisher.close()
 

@@ -75,7 +75,8 @@ def run(settings: Settings, duration_s: float | None, speed: float) -> None:
             service.commands.put_sensors(sensors).result()
             environ = {**os.environ, "CIMTWIN_MQTT_URL": service.mqtt_url}
             command = [sys.executable, "-m", "twin.demo.devices", "--speed", str(speed)]
-            devices.append(subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL))
+            # They end when this pipe does: also if this process is killed.
+            devices.append(subprocess.Popen(command, env=environ, stdin=subprocess.PIPE))
             _show(service, speed, stopping)
 
         thread = threading.Thread(target=prepare, name="demo", daemon=True)

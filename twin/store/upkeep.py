@@ -218,7 +218,7 @@ class Upkeep:
 
     # Partitions and retention
 
-    def look_after_partitions(self, now: Micros, keep: dict[str, int]) -> list[str]:
+    def look_after_partitions(self, now: Micros, keep: dict[str, float]) -> list[str]:
         """Make the coming days' partitions and drop what is older than `keep` says (table: days, 0 = for ever; tables
         `readings`, `waveform_blocks`, `readings_1m`); returns what was dropped."""
         dropped: list[str] = []
@@ -230,7 +230,7 @@ class Upkeep:
             for table, days in keep.items():
                 if not days:
                     continue
-                before = now - days * DAY
+                before = now - round(days * DAY)
                 if table == "readings_1m" and not self.is_timescale:
                     gone = connection.execute("delete from readings_1m where bucket < %s", (moment(before),)).rowcount
                     dropped += [f"{gone} rows of readings_1m"] if gone else []

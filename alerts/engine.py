@@ -12,7 +12,7 @@ import io
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from alerts.detectors.offline import Heard, OfflineWatches, Silence
 from alerts.detectors.rows import Batch, Columns, Family, Patch, Rows, Verdicts, spans
 from alerts.rules import Rule, RuleSet
 from twin.catalog import Catalog
-from twin.model import Bools, Indices, Ints, Micros, Readings, Transition
+from twin.model import Alert, Bools, Indices, Ints, Micros, Readings, Transition
 
 _log = logging.getLogger(__name__)
 _MAX_STATE: Final = 4 << 30  # bytes of a saved state unpacked
@@ -283,6 +283,32 @@ class Engine:
         row = family.rows.find(own[known], rule[known])
         known, row = known[row >= 0], row[row >= 0]
         family.apply([Patch(row, {column: table[column][known] for column in family.columns})])
+
+    def settle(self, alerts: Iterable[Alert]) -> None:
+        """Bring the open levels in line with the alerts that stand active: what was told is what counts. A watch that
+        is open without an alert goes back to rest, and tells again at its next reading; silence told after the state
+        was saved is taken up, so that it can clear."""
+        standing = list(alerts)
+        told = {(a.rule, a.sensor_index) for a in standing}
+        names = [rule.id for rule in self.rules.rules]
+        for family in self.families.values():
+            rows = np.flatnonzero(family.level())
+            untold = [
+                (names[r], s) not in told
+                for r, s in zip(family.rows.rule[rows].tolist(), family.rows.sensor[rows].tolist(), strict=True)
+            ]
+            rows = rows[np.array(untold, bool)]
+            if len(rows):
+                at_rest = family.subset(Rows(family.rows.sensor[rows], family.rows.rule[rows], self._size), rows)
+                family.apply([Patch(rows, at_rest.columns)])
+        for alert in standing:
+            if alert.sensor_index < 0 and (alert.asset or "").endswith("/gateway"):
+                self.gateway((alert.asset or "").removesuffix("/gateway"))
+        self.offline.settle({name: index for index, name in enumerate(names)}, standing)
+
+    def known_gateway(self, sensor: NDArray[Any]) -> Indices:
+        """By sensor, the gateway its last message came by, as `heard` takes it."""
+        return np.asarray(self.offline.state.gateway[sensor])
 
     # late readings
 

@@ -115,6 +115,7 @@ class Judgement:
         self.max_bytes = max_bytes
         self.started_at = started_at
         self.state = SensorState.of(len(catalog))
+        self.judged_at = np.zeros(len(catalog), np.int64)  # newest event time that came by the pipeline, not an import
         self.engine = Engine(rules, catalog, started_at)
         self.book = AlertBook()
         self.snapshots: list[Snapshot] = []  # oldest first
@@ -125,6 +126,7 @@ class Judgement:
     def refit(self, rules: RuleSet | None = None, version: int | None = None) -> None:
         """Follow a changed catalogue or rule set; what did not change keeps its state."""
         self.state.grow(len(self.catalog))
+        self._grow(len(self.catalog))
         if rules is not None and version is not None:
             self.rules, self.rules_version = rules, version
         engine = Engine(self.rules, self.catalog, self.started_at)
@@ -149,7 +151,9 @@ class Judgement:
 
     def apply(self, decision: Decision) -> None:
         """Make a committed decision what stands."""
-        self.state.apply(decision.outcome.readings)
+        stored = decision.outcome.readings
+        self.state.apply(stored)
+        np.maximum.at(self.judged_at, stored.sensor, stored.observed_at)
         if len(decision.heard):
             np.maximum.at(self.state.heard_at, decision.heard.sensor, decision.heard.received_at)
         for update in decision.updates:
@@ -189,9 +193,15 @@ class Judgement:
         return list(wanted.values())
 
     def decide(
-        self, messages: Sequence[RawMessage], decoded: codecs.Decoded, archive: Archive, now: Micros
+        self,
+        messages: Sequence[RawMessage],
+        decoded: codecs.Decoded,
+        archive: Archive,
+        now: Micros,
+        asks_all: bool = False,
     ) -> Decision:
-        """What these messages come to."""
+        """What these messages come to. `asks_all`: whether each reading is stored is asked, also of those newer than
+        everything known."""
         readings = Readings(
             decoded.sensor, decoded.observed_at, decoded.received_at, decoded.value,
             np.zeros(len(decoded.sensor), np.uint8),
@@ -202,6 +212,8 @@ class Judgement:
         by_gateway = np.concatenate([decoded.by_gateway, np.zeros(len(summaries), bool)])
         readings = Readings.join([readings, summaries])
         is_new = arrival_lanes(readings, self.state.observed_at)
+        if asks_all:
+            is_new[:] = False
         bits = quality.judge(
             readings.sensor,
             readings.observed_at,
@@ -441,41 +453,56 @@ class Judgement:
     # Starting again
 
     def snapshot(self, batch: int, now: Micros) -> Snapshot:
-        return Snapshot(batch, now, self.state.observed_at.copy(), self.engine.snapshot())
+        return Snapshot(batch, now, self.judged_at.copy(), self.engine.snapshot())
+
+    def _grow(self, size: int) -> None:
+        self.judged_at = np.append(self.judged_at, np.zeros(max(0, size - len(self.judged_at)), np.int64))
 
     def keep_snapshot(self, snapshot: Snapshot) -> None:
         """Add a snapshot and thin the older ones: about one for each doubling of age, and one older than the lateness,
         so that their number stays small while any late reading has one not much older than itself."""
         kept: list[Snapshot] = [snapshot]
-        last_age = 0
+        taken: set[int] = set()
         for earlier in reversed(self.snapshots):
-            age = snapshot.taken_at - earlier.taken_at
-            oldest = kept[-1]
-            if snapshot.taken_at - oldest.taken_at > self.lateness and oldest is not snapshot:
+            age = max(1, snapshot.taken_at - earlier.taken_at)
+            is_beyond = kept[-1] is not snapshot and snapshot.taken_at - kept[-1].taken_at > self.lateness
+            if is_beyond:
                 break
-            if age >= 2 * last_age or earlier is self.snapshots[0]:
-                kept.append(earlier)
-                last_age = age
+            # Of each doubling of age the oldest: it grows older into the next one.
+            if age.bit_length() in taken and earlier is not self.snapshots[0]:
+                kept.pop()
+            taken.add(age.bit_length())
+            kept.append(earlier)
         self.snapshots = kept[::-1]
 
     def recover(self, tail: Readings, archive: Archive) -> None:
-        """Bring the engine from the newest snapshot to the present by judging the readings stored since again. What
-        they caused was committed with them, so nothing is told."""
-        if not len(tail):
-            return
+        """Bring the engine from the newest snapshot to the present by judging the readings that came since again. What
+        they caused was committed with them, so nothing is told; and what was told is what stands."""
+        self._grow(len(self.catalog))
+        if self.snapshots:
+            newest = self.snapshots[-1].observed_at[: len(self.judged_at)]
+            self.judged_at[: len(newest)] = newest
+            outdated = self.judged_at == OUTDATED
+            self.judged_at[outdated] = self.state.observed_at[outdated]
+        before = self.judged_at.copy()
+        np.maximum.at(self.judged_at, tail.sensor, tail.observed_at)
         order = np.argsort(tail.received_at, kind="stable")
-        self.engine.apply(self.engine.heard(tail.sensor[order], tail.received_at[order])[1])
-        redo = np.unique(tail.sensor)
-        first = np.full(len(redo), np.iinfo(np.int64).max)
-        np.minimum.at(first, np.searchsorted(redo, tail.sensor), tail.observed_at)
-        self._outdate(redo, first)
-        pick, after = self._bases(redo, first)
-        small = self.engine.fork(redo, [snapshot.engine for snapshot in self.snapshots], pick)
-        known = archive.history(redo, after)
-        known = by_sensor_and_time(known.take(known.judgeable()))
-        _, update = small.observe(known)
-        small.apply(update)
-        self.engine.apply(self.engine.merge(small))
+        sensor, received_at = tail.sensor[order], tail.received_at[order]
+        self.engine.apply(self.engine.heard(sensor, received_at, self.engine.known_gateway(sensor))[1])
+        in_time = tail.take(tail.observed_at >= before[tail.sensor] - self.lateness)
+        if len(in_time):
+            redo = np.unique(in_time.sensor)
+            first = np.full(len(redo), np.iinfo(np.int64).max)
+            np.minimum.at(first, np.searchsorted(redo, in_time.sensor), in_time.observed_at)
+            self._outdate(redo, first)
+            pick, after = self._bases(redo, first)
+            small = self.engine.fork(redo, [snapshot.engine for snapshot in self.snapshots], pick)
+            known = archive.history(redo, after)
+            known = by_sensor_and_time(known.take(known.judgeable()))
+            _, update = small.observe(known)
+            small.apply(update)
+            self.engine.apply(self.engine.merge(small))
+        self.engine.settle(alert for alert in self.book.open.values() if alert.state.is_active)
 
 
 def _announced(blocks: list[WaveformBlock]) -> Readings:

@@ -94,6 +94,11 @@ class Inbox:
     def _is_full(self) -> bool:
         return bool(self._items) and (len(self._items) >= self.messages or self.size >= self.bytes)
 
+    def oldest(self) -> Micros | None:
+        """When the message that has waited longest came; None if none waits."""
+        with self._changed:
+            return self._items[0].received_at if self._items else None
+
     def wake(self) -> None:
         """Let a waiting `take` return early, for work that does not come through the inbox."""
         with self._changed:
@@ -164,6 +169,7 @@ class PahoSource:
         self._stopping = threading.Event()
         self._refused = threading.Event()
         self._taken = 0
+        self._speaks_older = False
         self._client: paho.Client | None = None
         self._thread: threading.Thread | None = None
         share_property_tables()
@@ -221,7 +227,7 @@ class PahoSource:
             self.is_connected = False
             if self._refused.is_set():
                 self._refused.clear()
-                if self.connection == connected_before and self.protocol is MQTTProtocolVersion.MQTTv5:
+                if self._speaks_older:
                     self.protocol = MQTTProtocolVersion.MQTTv311
                     continue
             pause = 0.2 if self.connection != connected_before else min(pause * 2, 5.0)
@@ -265,6 +271,8 @@ class PahoSource:
     ) -> None:
         if reason.is_failure:
             log.warning("broker %s:%d refuses: %s", self.address.host, self.address.port, reason)
+            # 132 in MQTT 5, 1 in an answer of 3.1.1; any other refusal may pass, and is no reason to speak 3.1.1.
+            self._speaks_older = reason.value in (1, 132) or "protocol version" in str(reason).lower()
             self._refused.set()
             return
         self.connection += 1

@@ -30,13 +30,14 @@ from twin.model import (
     Readings,
     Reason,
     Refusal,
+    Refused,
     StoreRefused,
     StoreUnavailable,
 )
 from twin.state import SensorState
 from twin.store.catalog import current_rules, refresh, upsert_sensors
 from twin.store.dirty import Dirty
-from twin.store.writer import Committed, DatabaseInUse, Writer
+from twin.store.writer import Committed, DatabaseInUse, Standing, Writer
 
 log = logging.getLogger(__name__)
 
@@ -171,14 +172,19 @@ class Pipeline:
 
     # Messages
 
-    def handle(self, messages: list[RawMessage]) -> None:
-        """Take one batch to its end: committed, acknowledged, published."""
+    def handle(self, messages: list[RawMessage], is_again: bool = False) -> None:
+        """Take one batch to its end: committed, acknowledged, published. `is_again`: trust nothing about what is
+        stored."""
         try:
-            decision = self._with_database(lambda: self._decide(messages))
+            decision = self._with_database(lambda: self._decide(messages, is_again))
             committed = self._commit(decision)
         except StoreRefused as refused:
-            self._absorb_others_work()
-            self._split(messages, str(refused))
+            if not is_again:
+                # Most likely something is stored that we did not know of: ask about every reading, once.
+                self._absorb_others_work()
+                self.handle(messages, is_again=True)
+            else:
+                self._split(messages, str(refused))
             return
         except Stopping:
             return
@@ -192,7 +198,7 @@ class Pipeline:
             self.source.acknowledge(messages)
         self.lag_s = max(0, self.clock() - messages[0].received_at) / SECOND
 
-    def _decide(self, messages: list[RawMessage]) -> Decision:
+    def _decide(self, messages: list[RawMessage], asks_all: bool = False) -> Decision:
         judgement = self.judgement
         decoded = judgement.decode(messages)
         if judgement.needs_newer_catalog(decoded) and self.follow_catalog():
@@ -201,7 +207,7 @@ class Pipeline:
         if missing:
             self.writer.transact(lambda c: upsert_sensors(c, missing, judgement.catalog.kinds)[0])
             self.follow_catalog()
-        return judgement.decide(messages, decoded, self.writer, self.clock())
+        return judgement.decide(messages, decoded, self.writer, self.clock(), asks_all)
 
     def _split(self, messages: list[RawMessage], why: str) -> None:
         """Find what cannot be committed by halves; a single message that cannot is quarantined whole."""
@@ -212,7 +218,7 @@ class Pipeline:
             return
         message = messages[0]
         try:
-            decision = self._with_database(lambda: self._decide(messages))
+            decision = self._with_database(lambda: self._decide(messages, True))
             committed = self._commit(decision)
         except Stopping:
             return
@@ -234,7 +240,8 @@ class Pipeline:
     def _finish(self, decision: Decision, committed: Committed) -> None:
         """Make a committed decision what stands, and show it."""
         outcome = decision.outcome
-        if committed.batch != self.batch + 1:
+        has_others = committed.batch != self.batch + 1
+        if has_others:
             self._absorb(self.batch + 1, committed.batch - 1)
         self.dirty.note(outcome.readings, committed.batch)
         self.batch = committed.batch
@@ -242,30 +249,44 @@ class Pipeline:
             self.judgement.apply(decision)
             if committed.events:
                 self.seq = committed.events[-1].seq
-        counts = self.counts
-        counts.messages += outcome.counts.messages
-        counts.received += outcome.counts.received
-        counts.stored += outcome.counts.stored
-        counts.duplicate += outcome.counts.duplicate
-        counts.quarantined += outcome.counts.quarantined
+        if not has_others:  # else the counts were read again, with these in them
+            counts = self.counts
+            counts.messages += outcome.counts.messages
+            counts.received += outcome.counts.received
+            counts.stored += outcome.counts.stored
+            counts.duplicate += outcome.counts.duplicate
+            counts.quarantined += outcome.counts.quarantined
         if committed.events or len(outcome.readings):
             self.publish(committed.events, outcome.readings)
-        if committed.catalog_version != self.judgement.catalog.version:
-            self._with_database(self.follow_catalog)
-        if committed.rules_version != self.judgement.rules_version:
-            self._with_database(self.follow_rules)
+        self._follow(committed)
+
+    def _follow(self, committed: Committed) -> None:
+        """Take over what others changed. What cannot be taken over is left, told in the log, and tried again with the
+        next commit."""
+        try:
+            if committed.catalog_version != self.judgement.catalog.version:
+                self._with_database(self.follow_catalog)
+            if committed.rules_version != self.judgement.rules_version:
+                self._with_database(self.follow_rules)
+        except Refused as refused:
+            log.error("the database holds what this service cannot take over: %s", refused)
 
     # The database
 
     def connect(self) -> None:
         """Connect, and learn where the database stands. Raises `StoreUnavailable` or `DatabaseInUse`."""
-        standing = self.writer.connect()
+        self.take_up(self.writer.connect())
+
+    def take_up(self, standing: Standing) -> None:
+        """Go on from where the database stands. Raises `DatabaseInUse` if it went back in time under us."""
         if self.epoch and (standing.epoch != self.epoch or standing.batch < self.batch):
             # A backup was restored under us: what is in memory is of another history.
             log.critical("the database went back in time; the service must start anew")
             raise DatabaseInUse(
                 "the database was restored while the service ran: restart it / 数据库已被恢复,请重启服务"
             )
+        if not self.epoch:
+            self.batch, self.seq, self.counts = standing.batch, standing.seq, standing.counts
         self.epoch = standing.epoch
         self.is_connected = True
 
@@ -308,6 +329,9 @@ class Pipeline:
             return 0
 
         self.writer.transact(load)
+        if judgement.catalog.strange:
+            strange = ", ".join(sorted(judgement.catalog.strange))
+            log.error("sensors of kinds unknown here take no readings: %s (CIMTWIN_KINDS?)", strange)
         if changed:
             judgement.refit()
             self._checkpointed_batch = -1
@@ -365,7 +389,7 @@ class Pipeline:
             return
         if int(imported.sensor.max(initial=-1)) >= len(self.judgement.catalog):
             self._with_database(self.follow_catalog)
-        self.judgement.state.apply(imported)
+        self.judgement.state.apply(imported, is_heard=False)
         self.dirty.note(imported, last)
         self.counts = standing.counts
         self._checkpointed_batch = -1
@@ -383,7 +407,10 @@ class Pipeline:
         # While we do not hear, or have not yet listened to what waits, nobody is silent.
         is_deaf = self.source is None or not self.source.is_connected or len(self.inbox) > self.batch_messages
         try:
-            decision = self.judgement.tick(self.clock(), is_deaf)
+            # Never ahead of what has come already: during a stall everybody's messages wait in the inbox.
+            oldest = self.inbox.oldest()
+            at = self.clock() if oldest is None else min(self.clock(), oldest)
+            decision = self.judgement.tick(at, is_deaf)
             if not len(self.inbox):
                 self.lag_s = 0.0
             if decision.outcome.is_empty:

@@ -38,12 +38,13 @@ from twin.store.catalog import current_rules, refresh, save_rules
 from twin.store.migrate import migrate
 from twin.store.reader import Reader
 from twin.store.upkeep import Upkeep
-from twin.store.writer import Writer
+from twin.store.writer import DatabaseInUse, Writer
 from twin.units import Kind, load_kinds
 
 log = logging.getLogger(__name__)
 
 WAIT_FOR_DATABASE_S: Final = 30.0
+WAIT_FOR_LOCK_S: Final = 3.0
 AGGREGATE_EVERY_S: Final = 300.0
 PARTITIONS_EVERY_S: Final = 3600.0
 
@@ -106,12 +107,17 @@ class Service:
             self._spawn("watch", self._watch_servers)
 
     def _wait_for_database(self, work: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + WAIT_FOR_DATABASE_S
+        begun = time.monotonic()
         while True:
             try:
                 return work()
+            except DatabaseInUse:
+                # What was killed a moment ago may still hold the lock.
+                if time.monotonic() > begun + WAIT_FOR_LOCK_S:
+                    raise
+                self._stopping.wait(0.2)
             except (psycopg.OperationalError, StoreUnavailable) as error:
-                if time.monotonic() > deadline:
+                if time.monotonic() > begun + WAIT_FOR_DATABASE_S:
                     raise StoreUnavailable(f"database: {str(error).splitlines()[0]}") from error
                 self._stopping.wait(0.5)
 
@@ -119,7 +125,7 @@ class Service:
         """Load what is known, and bring the engine to the present."""
         settings = self.settings
         writer = Writer(self.database_url, self._data_dir.path.name)
-        standing = self._wait_for_database(writer.connect)
+        standing = self._wait_for_database(writer.connect)  # also takes the lock that makes it the only one
         self._upkeep = Upkeep(self.database_url)
         catalog = Catalog(self.kinds)
         writer.transact(lambda c: int(refresh(c, catalog)))
@@ -145,8 +151,7 @@ class Service:
             linger_s=settings.batch_ms / 1000,
             checkpoint_s=settings.checkpoint_s,
         )
-        pipeline.connect()
-        pipeline.batch, pipeline.seq, pipeline.counts = standing.batch, standing.seq, standing.counts
+        pipeline.take_up(standing)
         judgement.book = AlertBook(writer.open_alerts())
         self._recover(judgement, writer, standing.batch)
         pipeline.dirty.note(self._upkeep.changed_since_refresh(), standing.batch)
@@ -192,14 +197,15 @@ class Service:
         if not judgement.snapshots:
             # A database that no service ran on: it may hold imported history, which is not judged.
             judgement.state = SensorState.of(size)
-            judgement.state.apply(upkeep.newest_of_all(size))
+            judgement.state.apply(upkeep.newest_of_all(size), is_heard=False)
             return
         judgement.state = upkeep.load_latest(size)
         newest = judgement.snapshots[-1]
         judgement.engine.restore(newest.engine)
-        tail = writer.batch_readings(newest.batch + 1, batch)
-        judgement.recover(tail, writer)
+        tail = writer.batch_readings(newest.batch + 1, batch, imported=False)
         judgement.state.apply(tail)
+        judgement.recover(tail, writer)
+        judgement.state.apply(writer.batch_readings(newest.batch + 1, batch), is_heard=False)
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -269,7 +275,7 @@ class Service:
         is_done = False
         try:
             days = self.settings.retention_days
-            keep_from = None if not days else ((now() - round(days * DAY)) // DAY + 1) * DAY
+            keep_from = None if not days else (now() - round(days * DAY)) // DAY * DAY
             self._upkeep.refresh_aggregates(*begun, keep_from)
             is_done = True
         finally:

@@ -45,7 +45,8 @@ class Catalog:
     """
 
     def __init__(self, kinds: dict[str, Kind]) -> None:
-        self.kinds = kinds
+        self.kinds = dict(kinds)
+        self.strange: set[str] = set()
         self.domains = sorted({kind.domain for kind in kinds.values()})
         self.owners: list[str] = []
         self.version = 0
@@ -119,9 +120,19 @@ class Catalog:
         return self._column("lat")
 
     def put(self, rows: Sequence[tuple[int, Sensor]]) -> None:
-        """Add or replace sensors at their indices, given in ascending order; new ones follow the last without a gap."""
+        """Add or replace sensors at their indices, given in ascending order; new ones follow the last without a gap.
+
+        A sensor of a kind that this catalogue lacks (somebody else's file of kinds) has its place, but takes no
+        readings: in which unit they would be stored is not known here.
+        """
         if not rows:
             return
+        for _, sensor in rows:
+            if sensor.kind not in self.kinds:
+                self.kinds[sensor.kind] = Kind(sensor.kind, sensor.unit, sensor.kind, sensor.kind)
+                self.strange.add(sensor.kind)
+                if sensor.kind.partition(".")[0] not in self.domains:
+                    self.domains.append(sensor.kind.partition(".")[0])
         expected = len(self.sensors)
         for index, _ in rows:
             if index > expected:
@@ -156,7 +167,8 @@ class Catalog:
                 self.sensors[index] = sensor
             else:
                 self.sensors.append(sensor)
-            self.devices.setdefault(sensor.device, {})[sensor.property] = index
+            if sensor.kind not in self.strange:
+                self.devices.setdefault(sensor.device, {})[sensor.property] = index
             self.tenants[sensor.device] = sensor.tenant
 
     def _reserve(self, size: int) -> None:

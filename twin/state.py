@@ -55,8 +55,8 @@ class SensorState:
         for name in ("observed_at", "received_at", "value", "quality", "heard_at"):
             setattr(self, name, getattr(fresh, name))
 
-    def apply(self, stored: Readings) -> None:
-        """Take in stored readings, in any order."""
+    def apply(self, stored: Readings, is_heard: bool = True) -> None:
+        """Take in stored readings, in any order; `is_heard`: they came from the sensors, not from a file."""
         if not len(stored):
             return
         order = np.lexsort((stored.observed_at, stored.sensor))
@@ -68,7 +68,8 @@ class SensorState:
         self.received_at[fresh.sensor] = fresh.received_at
         self.value[fresh.sensor] = fresh.value
         self.quality[fresh.sensor] = fresh.quality
-        np.maximum.at(self.heard_at, stored.sensor, stored.received_at)
+        if is_heard:
+            np.maximum.at(self.heard_at, stored.sensor, stored.received_at)
 
 
 def arrival_lanes(readings: Readings, newest_at: Ints) -> NDArray[np.bool_]:

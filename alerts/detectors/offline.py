@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from alerts.detectors.rows import FOREVER, NEVER, Columns, Rows
 from alerts.rules import Rule
-from twin.model import SECOND, Bools, Indices, Ints, Micros, Transition
+from twin.model import SECOND, Alert, Bools, Indices, Ints, Micros, Transition
 
 FINE: Final = 0
 OPEN: Final = 1  # an alert of its own
@@ -265,6 +265,39 @@ class OfflineWatches:
         floor, deaf = saved["clock"].tolist()
         state.floor = max(state.floor, floor)
         state.is_deaf = bool(deaf)
+        state.bound = NEVER
+        self._attend()
+
+    def settle(self, rule_of: dict[str, int], alerts: Sequence[Alert]) -> None:
+        """Make exactly these alerts the open ones (those of offline rules among them)."""
+        state = self.state
+        state.status[state.status == OPEN] = FINE
+        told_groups, told_domains = dict(state.groups), dict(state.domains)
+        state.groups.clear()
+        state.domains.clear()
+        for alert in alerts:
+            rule = rule_of.get(alert.rule, -1)
+            if rule < 0 or self.rules[rule].detector != "offline":
+                continue
+            if alert.sensor_index >= 0:
+                row = int(self.rows.find(np.array([alert.sensor_index]), np.array([rule]))[0])
+                if row >= 0:
+                    state.status[row] = OPEN
+                    state.silent_at[row] = alert.raised_at
+                continue
+            owner, _, rest = (alert.asset or "").partition("/")
+            if rest == "gateway" and owner in self.gateways:
+                key = rule, self.gateways.index(owner)
+                state.groups[key] = told_groups.get(key, (alert.raised_at, alert.since))
+            elif owner == "domain" and rest in self.domains:
+                key = rule, self.domains.index(rest)
+                state.domains[key] = told_domains.get(key, alert.raised_at)
+        by = state.gateway[self.rows.sensor]
+        is_covered = np.zeros(len(self.rows), bool)
+        for rule, gateway in state.groups:
+            is_covered |= (self.rows.rule == rule) & (by == gateway)
+        state.status[(state.status == HELD) & ~is_covered] = FINE
+        state.status[(state.status == FINE) & is_covered] = HELD
         state.bound = NEVER
         self._attend()
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alerts.engine import EngineState
-from alerts.lifecycle import AlertBook
+from alerts.lifecycle import JUDGEMENTS, AlertBook
 from alerts.rules import parse_rules
 from ingest.judgement import Decision, Judgement, Snapshot
 from twin.catalog import Catalog
@@ -91,7 +91,9 @@ class Kept:
 
     def said(self, sensor: Indices, after: Ints) -> list[AlertEvent]:
         since = dict(zip(sensor.tolist(), after.tolist(), strict=True))
-        return [e for e in standing(self.events) if e.observed_at > since.get(e.sensor_index, 1 << 62)]
+        judged = [e for e in standing(self.events) if e.transition in JUDGEMENTS]
+        found = [e for e in judged if e.observed_at > since.get(e.sensor_index, 1 << 62)]
+        return sorted(found, key=lambda e: (e.observed_at, e.seq))
 
     def alerts(self, ids: Sequence[str]) -> list[Alert]:
         return [self.alert_rows[i] for i in ids if i in self.alert_rows]
@@ -182,8 +184,8 @@ def run(batches: Sequence[Sequence[Reading]], restart_after: int = -1, checkpoin
             now.engine.restore(now.snapshots[-1].engine)
             now.book = AlertBook(a for a in kept.alert_rows.values() if a.state is not AlertState.CLEARED)
             since = Readings.join(tail)
-            now.recover(since, kept)
             now.state.apply(since)
+            now.recover(since, kept)
     assert not now.engine.failures
     return kept
 

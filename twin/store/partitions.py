@@ -27,6 +27,8 @@ class Partitions:
 
     def load(self, connection: Connection) -> None:
         """Learn from the database what exists."""
+        if self.is_timescale:
+            return
         for table in TABLES:
             rows = connection.execute(
                 "select right(inhrelid::regclass::text, 8) from pg_inherits where inhparent = %s::regclass", (table,)

@@ -23,6 +23,9 @@ LEVELS: Final = (
     ("readings_1h", "1 hour", "readings_1m"),
     ("readings_1d", "1 day", "readings_1h"),
 )
+# The quarantine's bound [E]: beyond it the refusals that came last longest ago go. The counters keep counting them.
+QUARANTINE_ROWS: Final = 100_000
+QUARANTINE_BYTES: Final = 1 << 30
 _ORIGIN: Final = "timestamptz '2000-01-01 00:00:00+00'"
 
 
@@ -84,9 +87,11 @@ class Upkeep:
         self._written = state
 
     def _save_latest(self, state: SensorState) -> None:
-        before = np.zeros(len(state), np.int64)
-        before[: len(self._written)] = self._written.heard_at
-        changed = np.flatnonzero((state.heard_at > before) & (state.observed_at > 0))
+        heard, observed = np.zeros(len(state), np.int64), np.zeros(len(state), np.int64)
+        heard[: len(self._written)] = self._written.heard_at
+        observed[: len(self._written)] = self._written.observed_at
+        is_changed = (state.heard_at != heard) | (state.observed_at != observed)
+        changed = np.flatnonzero(is_changed & (state.observed_at > 0))
         if not len(changed):
             return
         connection = self.connection
@@ -237,6 +242,14 @@ class Upkeep:
                 else:
                     dropped += self.partitions.drop_before(connection, table, before)
             connection.execute("delete from idempotency where at < now() - interval '7 days'")
+            gone = connection.execute(
+                "delete from quarantine where id in (select id from (select id,"
+                " row_number() over newest as place, sum(length(payload)) over newest as bytes from quarantine"
+                " window newest as (order by last_at desc, id desc)) q where place > %s or bytes > %s)",
+                (QUARANTINE_ROWS, QUARANTINE_BYTES),
+            ).rowcount
+            if gone:
+                dropped.append(f"{gone} rows of quarantine, the oldest")
         return dropped
 
 

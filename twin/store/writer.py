@@ -70,7 +70,8 @@ class Writer:
 
     def __init__(self, dsn: str, name: str = "") -> None:
         self.dsn = dsn
-        self.name = f"cimtwin serve {name or os.getpid()}@{socket.gethostname()}"
+        # Told to others, and the mark by which this very object knows its own lost connections again.
+        self.name = f"cimtwin serve {name} pid {os.getpid()}@{socket.gethostname()} {uuid.uuid4().hex[:6]}"[:63]
         self.is_timescale = False
         self.partitions = Partitions(False)
         self._connection: Connection | None = None
@@ -113,8 +114,10 @@ class Writer:
             " (select oid from pg_database where datname = current_database())",
             (SERVE_LOCK,),
         ).fetchone()
-        name = str(holder[0]) if holder else "?"
-        if name == self.name and holder:
+        if holder is None:
+            raise StoreUnavailable("the lock was given back just now")
+        name = str(holder[0])
+        if name == self.name:
             # A connection of ours that the server has not yet noticed to be dead.
             connection.execute("select pg_terminate_backend(%s)", (holder[1],))
             raise StoreUnavailable("an earlier connection of this service still holds the lock")
@@ -186,14 +189,15 @@ class Writer:
             return read_readings(self.connection, query, params)
 
     def said(self, sensor: Indices, after: Ints) -> list[AlertEvent]:
-        """The judgements told of these sensors for times after `after`, without those taken back since."""
+        """The judgements told of these sensors for times after `after`, in the order of those times, without those
+        taken back since."""
         with translated():
             found = self.connection.execute(
                 f"select {rows.EVENT_COLUMNS} from unnest(%s::int[], %s::timestamptz[]) as w(s, after)"
                 " join alert_events e on e.sensor_id = w.s and e.observed_at > w.after"
                 " where e.transition in ('raised', 'escalated', 'deescalated', 'cleared')"
                 " and not exists (select from alert_events w where w.alert_id = e.alert_id and w.replaces = e.id)"
-                " order by e.seq".encode(),
+                " order by e.observed_at, e.seq".encode(),
                 (sensor.tolist(), rows.times(after)),
             ).fetchall()
         return [rows.event(row) for row in found]
@@ -220,17 +224,18 @@ class Writer:
             ).fetchone()
         return None if row is None else (row[0], row[1], row[2].encode())
 
-    def batch_readings(self, first: int, last: int) -> Readings:
-        """Readings of batches `first` to `last`, by sensor and time."""
+    def batch_readings(self, first: int, last: int, imported: bool = True) -> Readings:
+        """Readings of batches `first` to `last`, by sensor and time, those of imports among them if `imported`."""
         query = (
             f"select {READING_COLUMNS} from readings where batch between %(first)s and %(last)s"
-            " and observed_at between %(low)s and %(high)s order by 1, 2"
+            " and observed_at between %(low)s and %(high)s"
+            " and (%(imported)s or not exists (select from imports i where i.batch = readings.batch)) order by 1, 2"
         )
         with translated():
             span = self.connection.execute("select tail_from, tail_to from service").fetchone()
             if span is None or span[0] is None:
                 return Readings.empty()
-            params = {"first": first, "last": last, "low": span[0], "high": span[1]}
+            params = {"first": first, "last": last, "low": span[0], "high": span[1], "imported": imported}
             return read_readings(self.connection, query, params)
 
     # Committing
@@ -246,7 +251,12 @@ class Writer:
         self._token = uuid.uuid4().hex
         try:
             with translated():
-                done = self._commit(outcome)
+                try:
+                    done = self._commit(outcome)
+                except psycopg.errors.CheckViolation:
+                    # A partition that we knew was dropped by retention since.
+                    self.partitions.load(self.connection)
+                    done = self._commit(outcome)
         except StoreRefused:
             self._token = ""
             raise

@@ -90,6 +90,7 @@ class Decision:
     refused_messages: list[int] = field(default_factory=list)  # of each refusal, its message's place in the batch
     heard: Readings = field(default_factory=Readings.empty)
     updates: list[Update] = field(default_factory=list)
+    has_new_gateway: bool = False  # a sensor came by a gateway for the first time
     judged_again: tuple[Indices, Ints] | None = None  # sensors, and from which event time on
 
 
@@ -230,7 +231,8 @@ class Judgement:
         readings = Readings(readings.sensor, readings.observed_at, readings.received_at, readings.value, bits)
         is_late = self._unseen(readings, is_new, archive)
         stored = readings.take(is_new | is_late)
-        refusals = [_refusal(reject, messages[reject.message]) for reject in decoded.rejects]
+        rejects = _one_a_reason(decoded.rejects)
+        refusals = [_refusal(reject, messages[reject.message]) for reject in rejects]
         counts = Counts(
             messages=len(messages),
             received=decoded.received,
@@ -242,7 +244,7 @@ class Judgement:
         outcome = Outcome(stored, counts, blocks, refusals, statuses=statuses)
         heard = Readings.join([readings, _announced(decoded.waveforms)])
         by_gateway = np.concatenate([by_gateway, np.zeros(len(decoded.waveforms), bool)])
-        decision = Decision(outcome, [reject.message for reject in decoded.rejects], heard=heard)
+        decision = Decision(outcome, [reject.message for reject in rejects], heard=heard)
         docket = self.docket(now)
         self._judge(decision, docket, readings, is_new, is_late, archive)
         self._listen(decision, docket, heard, by_gateway)
@@ -425,6 +427,7 @@ class Judgement:
             for code in np.unique(owner).tolist():
                 number[code] = self.engine.gateway(self.catalog.owners[code])
             gateway[by_gateway] = number[owner]
+        decision.has_new_gateway = bool((by_gateway & (self.engine.known_gateway(heard.sensor) != gateway)).any())
         transitions, update = self.engine.heard(heard.sensor, heard.received_at, gateway)
         decision.updates.append(update)
         for transition in transitions:
@@ -527,6 +530,19 @@ def _firsts(events: Iterable[AlertEvent]) -> list[AlertEvent]:
     for event in events:
         first.setdefault(event.alert_id, event)
     return list(first.values())
+
+
+def _one_a_reason(rejects: Sequence[Reject]) -> list[Reject]:
+    """The rejects of a message for one reason as one: quarantine keeps one row for them."""
+    merged: dict[tuple[int, Reason], Reject] = {}
+    for reject in rejects:
+        same = merged.setdefault((reject.message, reject.reason), reject)
+        if same is not reject:
+            positions = tuple(sorted({*same.positions, *reject.positions}))
+            detail = same.detail if len(same.detail) > 200 else f"{same.detail}; {reject.detail}"
+            device = same.device if same.device == reject.device else None
+            merged[reject.message, reject.reason] = replace(same, positions=positions, detail=detail, device=device)
+    return list(merged.values())
 
 
 def _refusal(reject: Reject, message: RawMessage) -> Refusal:

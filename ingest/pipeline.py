@@ -249,6 +249,9 @@ class Pipeline:
             self.judgement.apply(decision)
             if committed.events:
                 self.seq = committed.events[-1].seq
+        if decision.has_new_gateway:
+            # Which gateway speaks for whom is kept by checkpoints only.
+            self._next_checkpoint = min(self._next_checkpoint, time.monotonic() + 1)
         if not has_others:  # else the counts were read again, with these in them
             counts = self.counts
             counts.messages += outcome.counts.messages

@@ -35,6 +35,7 @@ from twin.model import (
 NUMERIC: Final = frozenset((float, int, bool, type(None)))
 NOT_A_TIME: Final = -9_000_000_000_000_000
 LAST_TIME: Final = -NOT_A_TIME  # the year 2255; in ms it still fits int64 after * 1000
+MAX_VALUE: Final = 1e150  # nothing measured is larger, and sums of any number of such values stay finite
 FIRST_TIME: Final = micros(dt.datetime(2000, 1, 1, tzinfo=dt.UTC))
 MAX_DEVICES_NAMED: Final = 100  # of one message's rejects; those of further devices share one without a name
 NO_PROPERTIES: Final[Mapping[str, int]] = {}
@@ -127,8 +128,8 @@ class Gathering:
     """
 
     __slots__ = (
-        "_catalog", "_devices", "_ids", "_named", "_refused", "_senml_names", "_successors", "_tenants", "_timed",
-        "at", "blocks", "blocks_met", "by_gateway", "counts", "first", "messages", "number", "received_at", "scale",
+        "_catalog", "_devices", "_ids", "_named", "_refused", "_successors", "_tenants", "_timed", "at", "blocks",
+        "blocks_met", "by_gateway", "counts", "first", "messages", "number", "received_at", "scale", "senml_factors",
         "sensor", "statuses", "unread", "value",
     )  # fmt: skip
 
@@ -141,9 +142,9 @@ class Gathering:
         for replacement in catalog.replacements.values():
             self._successors.setdefault(replacement.device, []).append(replacement)
         self._ids: dict[str, _Ids] = {}
-        self._senml_names: dict[tuple[str, str], dict[tuple[str, str], tuple[int, float, float]]] = {}
         self._refused: dict[tuple[int, Reason, str | None], tuple[str, list[int]]] = {}
         self._named = 0
+        self.senml_factors: dict[tuple[str, str], tuple[float, float] | None] = {}  # by a pack's unit and a sensor's
         self.messages = messages
         self.sensor: list[int] = []
         self.at: list[int] = []
@@ -220,10 +221,6 @@ class Gathering:
         """The unit that a sensor reports in."""
         return self._catalog.sensors[index].unit
 
-    def senml_names(self, tenant: str, device: str) -> dict[tuple[str, str], tuple[int, float, float]]:
-        """A place to keep what names and units in packs of that device were found to mean, for this batch."""
-        return self._senml_names.setdefault((tenant, device), {})
-
     def add_one(self, device: str, tenant: str, prop: str, value: object, at: Micros) -> None:
         """One reading, looked at closely."""
         _, properties, why, detail = self.resolve(device, tenant, at)
@@ -296,10 +293,10 @@ class Gathering:
                 fault = time_fault(int(at[row]), int(received_at[row])) or ""
                 self._refuse_row(Reason.BAD_TIME, fault, int(message[row]), int(position[row]), int(sensor[row]))
             used &= ~bad_time
-        bad_value = used & np.isinf(value)
+        bad_value = used & (np.abs(value) > MAX_VALUE)
         if bad_value.any():
             for row in np.flatnonzero(bad_value).tolist():
-                detail = "not a finite number"
+                detail = f"not a number within {MAX_VALUE:g}"
                 self._refuse_row(Reason.BAD_VALUE, detail, int(message[row]), int(position[row]), int(sensor[row]))
             used &= ~bad_value
         by_gateway = np.repeat(np.array(self.by_gateway, np.bool_), counts)

@@ -11,14 +11,16 @@ from typing import Any, Final
 import cbor2
 import msgspec
 
-from ingest.codecs.gathering import LAST_TIME, NOT_A_TIME, Gathering, Unreadable, read_json, shown
+from ingest.codecs.gathering import LAST_TIME, NO_PROPERTIES, NOT_A_TIME, Gathering, Unreadable, read_json, shown
 from twin.model import Micros, RawMessage, Reason
 from twin.units import UNITS, conversion, spell
 
 VERSION: Final = 10
 MAX_NAME: Final = 300  # two names of 128 and what joins them; a longer one is nobody's
 MAX_COLONS: Final = 8  # places tried at which a name may part into device and property
-RELATIVE_BELOW_S: Final = 2**28  # RFC 8428, 4.5.3: smaller times are relative to now
+RELATIVE_BELOW: Final = 2**28 * 1_000_000  # µs; RFC 8428, 4.5.3: smaller times are relative to now
+LAST_SECOND: Final = LAST_TIME / 1e6
+PLAIN_NUMBERS: Final = frozenset((int, float))  # not bool; told apart from CBOR's Decimal and Fraction at little cost
 _LABELS: Final = {
     -1: "bver", -2: "bn", -3: "bt", -4: "bu", -5: "bv", -6: "bs",
     0: "n", 1: "u", 2: "v", 3: "vs", 4: "vb", 5: "s", 6: "t", 7: "ut", 8: "vd",
@@ -56,7 +58,7 @@ def decode(out: Gathering, message: RawMessage, tenant: str, device: str) -> Non
         if "bt" in record:
             base_time = _micros(record["bt"])
         base_value = record.get("bv", base_value)
-        if not record.keys() & _CARRIES_READING:
+        if _CARRIES_READING.isdisjoint(record):
             continue  # base fields only
         at = _when(base_time, _micros(record.get("t", 0)), message.received_at)
         owner, prop = _split(out, base_name + record.get("n", ""), tenant, device)
@@ -65,7 +67,7 @@ def decode(out: Gathering, message: RawMessage, tenant: str, device: str) -> Non
             continue
         value = _value(record, base_value)
         unit = record.get("u", base_unit)
-        if unit and type(value) in (int, float):
+        if unit and type(value) in PLAIN_NUMBERS:
             fits, value = _convert(out, owner, tenant, prop, at, unit, value)
             if not fits:
                 detail = f"{shown(prop)}: {shown(unit)} is not a unit of what it measures"
@@ -77,14 +79,19 @@ def decode(out: Gathering, message: RawMessage, tenant: str, device: str) -> Non
 
 
 class _Plain(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A record as most are: a number, with what little else is usual."""
+    """A record as most are: base fields alone, or a number with what little else is usual.
 
-    v: float
-    n: str = ""
-    u: str = ""
-    t: float = 0.0
+    Whole numbers are read as floats, too: as values they become float64 anyway, and those that are times are exact up
+    to 2**53, in µs as well.
+    """
+
+    v: float | msgspec.UnsetType = msgspec.UNSET
+    n: str | msgspec.UnsetType = msgspec.UNSET
+    u: str | msgspec.UnsetType = msgspec.UNSET
+    t: float | msgspec.UnsetType = msgspec.UNSET
     bn: str | msgspec.UnsetType = msgspec.UNSET
     bt: float | msgspec.UnsetType = msgspec.UNSET
+    bu: str | msgspec.UnsetType = msgspec.UNSET
 
 
 _PLAIN: Final = msgspec.json.Decoder(list[_Plain])
@@ -96,43 +103,90 @@ def _add_plainly(out: Gathering, payload: bytes, tenant: str, device: str) -> bo
         pack = _PLAIN.decode(payload)
     except (ValueError, RecursionError):
         return False
-    known = out.senml_names(tenant, device)
+    unset = msgspec.UNSET
     sensors: list[int] = []
     times: list[int] = []
     values: list[float] = []
     received_at = out.received_at
-    base_name, base_time = "", 0
+    base_name, base_unit, base_time = "", "", 0
+    points, others = _points(out, "", tenant, device)
+    found: dict[str, int] = {}
+    unit_of, known_factors = out.unit_of, out.senml_factors
     for record in pack:
-        if record.bn is not msgspec.UNSET:
+        if record.bn is not unset:
             base_name = record.bn[: MAX_NAME + 1]
-        if record.bt is not msgspec.UNSET:
+            points, others = _points(out, base_name, tenant, device)
+        if record.bu is not unset:
+            base_unit = record.bu
+        if record.bt is not unset:
             base_time = _micros(record.bt)
-        key = (base_name + record.n, record.u)
-        found = known.get(key)
-        if found is None:
-            found = known[key] = _find(out, *key, tenant, device)
-        index, factor, offset = found
-        later = _micros(record.t) if record.t else 0
-        if index < 0 or base_time == NOT_A_TIME or later == NOT_A_TIME:
+            if base_time == NOT_A_TIME:
+                return False
+        value, name = record.v, record.n
+        if value is unset:
+            if name is unset and record.t is unset:
+                continue  # base fields only
             return False
-        at = base_time + later
+        if name is unset:
+            name = ""
+        index = points.get(name, -1)
+        if index < 0 or (others is not None and (":" in name or "/" in name or base_name + name in others)):
+            name = base_name + name
+            index = found.get(name, -1)
+            if index < 0:
+                index = found[name] = _find(out, name, tenant, device)
+                if index < 0:
+                    return False
+        unit = record.u
+        if unit is unset:
+            unit = base_unit
+        if unit:
+            pair = unit, unit_of(index)
+            try:
+                factors = known_factors[pair]
+            except KeyError:
+                factors = known_factors[pair] = _factors(*pair)
+            if factors is None:
+                return False
+            value = value * factors[0] + factors[1]
+        time = record.t
+        if time is unset:
+            at = base_time
+        elif -LAST_SECOND < time < LAST_SECOND:  # as in _micros, without a call per record
+            at = base_time + round(time * 1e6)
+        else:
+            return False
         sensors.append(index)
-        times.append(at if at >= RELATIVE_BELOW_S * 1_000_000 else received_at + at)
-        values.append(record.v * factor + offset)
+        times.append(at if at >= RELATIVE_BELOW else received_at + at)
+        values.append(value)
     out.sensor += sensors
     out.at += times
     out.value += values
     return bool(sensors)
 
 
-def _find(out: Gathering, name: str, unit: str, tenant: str, device: str) -> tuple[int, float, float]:
-    """Index of the sensor so named, and factor and offset from `unit` to its own; index -1 for a closer look."""
+def _points(out: Gathering, base: str, tenant: str, device: str) -> tuple[Mapping[str, int], Mapping[str, int] | None]:
+    """Sensor index by what follows the base name, where that alone tells; none for bases that part names elsewhere.
+
+    A name found there stands for base and name together, as in `_split`, if it holds neither `:` nor `/` and both
+    together are no name among the second mapping's; always, if that is None.
+    """
+    if not base:
+        return out.properties(device, tenant) or NO_PROPERTIES, NO_PROPERTIES
+    owner, end = base[:-1], base[-1]
+    if "/" not in owner:
+        if end == "/":
+            return out.properties(owner, tenant) or NO_PROPERTIES, None
+        if end == ":" and (points := out.properties(owner, tenant)) is not None:
+            return points, out.properties(device, tenant) or NO_PROPERTIES
+    return NO_PROPERTIES, NO_PROPERTIES
+
+
+def _find(out: Gathering, name: str, tenant: str, device: str) -> int:
+    """Index of the sensor so named; -1 for a closer look."""
     owner, prop = _split(out, name, tenant, device)
     properties = out.properties(owner, tenant)
-    if prop is None or properties is None or prop not in properties:
-        return -1, 1.0, 0.0
-    factors = _factors(unit, out.unit_of(properties[prop])) if unit else (1.0, 0.0)
-    return (-1, 1.0, 0.0) if factors is None else (properties[prop], *factors)
+    return -1 if prop is None or properties is None else properties.get(prop, -1)
 
 
 _CARRIES_READING: Final = frozenset(("n", "v", "vs", "vb", "vd", "s", "t"))
@@ -152,10 +206,10 @@ def _checked(record: Any) -> dict[str, Any] | None:
             if type(value) is not int or value > VERSION:
                 raise Unreadable(f"SenML version {shown(str(value)[:20])}; we read {VERSION} and below")
         elif name in _NUMBERS:
-            if isinstance(value, Decimal | Fraction):
+            if type(value) not in PLAIN_NUMBERS:
+                if not isinstance(value, Decimal | Fraction):
+                    return None
                 fields[name] = _float(value)
-            elif type(value) not in (int, float):
-                return None
         elif name in _TEXTS:
             if type(value) is not str:
                 return None
@@ -166,7 +220,7 @@ def _checked(record: Any) -> dict[str, Any] | None:
 
 def _micros(seconds: float) -> Micros:
     """Seconds in µs; `NOT_A_TIME` where none."""
-    if not abs(seconds) < LAST_TIME / 1e6:  # nor NaN
+    if not abs(seconds) < LAST_SECOND:  # nor NaN
         return NOT_A_TIME
     return seconds * 1_000_000 if isinstance(seconds, int) else round(seconds * 1e6)
 
@@ -175,7 +229,7 @@ def _when(base: Micros, time: Micros, received_at: Micros) -> Micros:
     if NOT_A_TIME in (base, time):
         return NOT_A_TIME
     at = base + time
-    return at if at >= RELATIVE_BELOW_S * 1_000_000 else received_at + at
+    return at if at >= RELATIVE_BELOW else received_at + at
 
 
 def _split(out: Gathering, name: str, tenant: str, device: str) -> tuple[str, str | None]:
@@ -202,9 +256,9 @@ def _value(record: Mapping[str, Any], base: float) -> Any:
     """The value, base value added; a string or array stands for what cannot be one."""
     if "v" in record:
         value = record["v"]
-        if isinstance(value, Decimal | Fraction):
+        if type(value) not in PLAIN_NUMBERS and isinstance(value, Decimal | Fraction):
             value = _float(value)
-        if type(value) in (int, float):
+        if type(value) in PLAIN_NUMBERS:
             try:
                 total = value + base if base else value
             except OverflowError:

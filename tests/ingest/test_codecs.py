@@ -657,30 +657,6 @@ def test_a_status_that_says_nothing_or_of_nobody_is_refused_and_counts_as_one() 
     assert result.received == 3
 
 
-PLAIN_RECORDS = st.lists(
-    st.fixed_dictionaries(
-        {"v": st.floats(allow_nan=False) | st.integers(-(10**20), 10**20)},
-        optional={
-            "n": st.sampled_from(["depth", "battery", "street-2:depth", "pump-1/running", "nope", ""]),
-            "bn": st.sampled_from(["", "street-1:", "street-2/", "urn:dev:mac:01:", None]),
-            "u": st.sampled_from(["", "cm", "in", "m", "%", "Pa", "Cel", "furlong"]),
-            "t": st.sampled_from([0, -5, 2.5, NOW / 1e6, 9e9, -9e9, 1e300, 2**28, None]),
-            "bt": st.sampled_from([0, NOW / 1e6 - 60, NOW // SECOND, 9e9, -9e9, 1e300, 2**28]),
-        },
-    ),
-    max_size=4,
-)
-
-
-@settings(deadline=None, max_examples=300)
-@given(PLAIN_RECORDS)
-def test_packs_read_the_fast_way_say_what_they_say_read_the_slow_way(pack: list[dict[str, Any]]) -> None:
-    slow = [record | {"ignored": 1} for record in pack]  # a field the fast way does not know
-    fast, plain = senml(pack), senml(slow)
-    assert rows(fast) == rows(plain)
-    assert refused(fast) == refused(plain)
-
-
 # ---- anything at all
 
 TOPICS = st.sampled_from(

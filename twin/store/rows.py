@@ -108,6 +108,7 @@ def upsert_refusals(cursor: psycopg.Cursor[Any], refusals: list[Refusal], keep_b
         if key in merged:
             merged[key][10] += r.deliveries
             merged[key][11] += r.readings
+            merged[key][9] = sorted({*merged[key][9], *r.positions})
             continue
         merged[key] = [
             key, r.topic, r.payload[:keep_bytes], len(r.payload), len(r.payload) > keep_bytes, r.reason.value,
@@ -119,6 +120,7 @@ def upsert_refusals(cursor: psycopg.Cursor[Any], refusals: list[Refusal], keep_b
         " deliveries, readings, first_at, last_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
         " on conflict (key) do update set deliveries = quarantine.deliveries + excluded.deliveries,"
         " readings = quarantine.readings + excluded.readings, last_at = excluded.last_at,"
-        " positions = excluded.positions, detail = excluded.detail",
+        " positions = (select array_agg(distinct p order by p)"
+        "  from unnest(quarantine.positions || excluded.positions) as p), detail = excluded.detail",
         list(merged.values()),
     )

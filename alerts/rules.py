@@ -210,6 +210,8 @@ def parse_duration(text: str) -> Micros:
 
 def to_toml(rules: Collection[Rule]) -> str:
     """TOML that parses into the same rules."""
+    if not rules:
+        return "rule = []\n"
     blocks = ("".join(f"{_key(key)} = {_value(value)}\n" for key, value in rule.raw.items()) for rule in rules)
     return "\n".join("[[rule]]\n" + block for block in blocks)
 

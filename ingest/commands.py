@@ -11,16 +11,17 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 
 from alerts.rules import RuleSet
+from ingest.judgement import Decision
 from ingest.pipeline import Pipeline
 from twin.model import (
     Alert,
-    Conflict,
     Counts,
     InvalidSensors,
     Micros,
     NotFound,
     Problem,
     RawMessage,
+    Refused,
     Sensor,
     SensorMode,
 )
@@ -29,11 +30,22 @@ from twin.store.database import Connection
 
 T = TypeVar("T")
 
+OK = 200
 REDRIVE_AT_ONCE = 1000  # quarantined messages tried again in one commit
 
 
+class Once(NamedTuple):
+    """A command that is to be carried out once: its Idempotency-Key, and what must be the same at a repetition, the
+    route with a digest of the body. The answer is kept in the command's own transaction (a redrive's in its last), so
+    that what was done has an answer, and what has an answer was done."""
+
+    key: str
+    route: str
+
+
 class Commands:
-    """Operators' and integrators' commands over one pipeline."""
+    """Operators' and integrators' commands over one pipeline. With `once` a repetition changes nothing and gets the
+    first answer; the same key with anything else raises `Refused`."""
 
     def __init__(
         self,
@@ -47,24 +59,48 @@ class Commands:
         self._alert_json = alert_json
         self._check_sensors = check_sensors
 
+    # Idempotency
+
+    def _answered(self, once: Once | None) -> bytes | None:
+        """The answer that a command got when it was carried out, None if it was not yet."""
+        done = None if once is None else self._pipeline.writer.answered(once.key)
+        if once is None or done is None:
+            return None
+        route, _, answer = done
+        if route != once.route:
+            text = "was used for another request or body / 该 Idempotency-Key 已用于其他请求或内容"
+            raise Refused([Problem("Idempotency-Key", "", text)])
+        return answer
+
+    def _transact(self, once: Once | None, write: Callable[[Connection], T]) -> T:
+        """What `write` gives, which JSON takes, in one transaction with the note of it for a repetition."""
+        given: list[T] = []
+
+        def work(connection: Connection) -> int:
+            given.append(write(connection))
+            if once is not None:
+                connection.execute(
+                    "insert into idempotency (key, route, status, answer) values (%s, %s, %s, %s::text::jsonb)",
+                    (once.key, once.route, OK, orjson.dumps(given[-1]).decode()),
+                )
+            return 0
+
+        self._pipeline.writer.transact(work)
+        return given[-1]
+
     # Alerts
 
-    def act(self, alert_id: str, action: str, by: str | None, note: str | None, key: str | None) -> Future[bytes]:
-        """`acknowledge`, `note` or `close` an alert; the alert as JSON. With `key` (Idempotency-Key) a repetition
-        changes nothing and gets the first answer. Raises `NotFound`, `Conflict`."""
-        return self._pipeline.submit(lambda: self._act(alert_id, action, by, note, key))
+    def act(
+        self, alert_id: str, action: str, by: str | None, note: str | None, once: Once | None = None
+    ) -> Future[bytes]:
+        """`acknowledge`, `note` or `close` an alert; the alert as JSON. Raises `NotFound`, `Conflict`, `Refused`."""
+        return self._pipeline.submit(lambda: self._act(alert_id, action, by, note, once))
 
-    def _act(self, alert_id: str, action: str, by: str | None, note: str | None, key: str | None) -> bytes:
+    def _act(self, alert_id: str, action: str, by: str | None, note: str | None, once: Once | None) -> bytes:
         pipeline = self._pipeline
-        route = f"{alert_id}/{action}"
-        if key is not None:
-            done = pipeline.writer.answered(key)
-            if done is not None:
-                if done[0] != route:
-                    raise Conflict(
-                        "this Idempotency-Key was used for another action / 该 Idempotency-Key 已用于其他操作"
-                    )
-                return done[2]
+        done = self._answered(once)
+        if done is not None:
+            return done
         docket = pipeline.judgement.docket(pipeline.clock())
         docket.load(pipeline.writer.alerts([alert_id]))
         alert = docket.find(alert_id)
@@ -73,8 +109,8 @@ class Commands:
         step = {"acknowledge": docket.acknowledge, "note": docket.note, "close": docket.close}[action]
         body = orjson.dumps(self._alert_json(step(alert, by, note)))
         decision = pipeline.judgement.decision_of(docket)
-        if key is not None:
-            decision.outcome.answer = (key, route, 200, body)
+        if once is not None:
+            decision.outcome.answer = (once.key, once.route, OK, body)
         pipeline.commit(decision)
         return body
 
@@ -92,21 +128,19 @@ class Commands:
 
     # Sensors and devices
 
-    def put_sensors(self, sensors: Sequence[Sensor]) -> Future[dict[str, int]]:
-        """Create or update sensors; how many of each. Raises `InvalidSensors`."""
+    def put_sensors(self, sensors: Sequence[Sensor], once: Once | None = None) -> Future[dict[str, int]]:
+        """Create or update sensors; how many of each. Raises `InvalidSensors`, `Refused`."""
+
+        def upsert(connection: Connection) -> dict[str, int]:
+            kinds = self._pipeline.judgement.catalog.kinds
+            created, updated = store.upsert_sensors(connection, sensors, kinds)
+            return {"created": created, "updated": updated}
 
         def work() -> dict[str, int]:
-            counted: list[tuple[int, int]] = []
-            kinds = self._pipeline.judgement.catalog.kinds
-
-            def upsert(connection: Connection) -> int:
-                counted.append(store.upsert_sensors(connection, sensors, kinds))
-                return 0
-
-            self._pipeline.writer.transact(upsert)
+            done = self._answered(once)
+            answer: dict[str, int] = self._transact(once, upsert) if done is None else orjson.loads(done)
             self._pipeline.follow_catalog()
-            created, updated = counted[-1]
-            return {"created": created, "updated": updated}
+            return answer
 
         return self._pipeline.submit(work)
 
@@ -144,42 +178,57 @@ class Commands:
         return catalog.sensors[index]
 
     def replace_device(
-        self, device: str, hardware: str, since: Micros | None, by: str | None
+        self, device: str, hardware: str, since: Micros | None, by: str | None, once: Once | None = None
     ) -> Future[dict[str, Any]]:
-        """From `since` (now, if None) on, messages of `hardware` are readings of `device`'s measuring points."""
+        """From `since` (now, if None) on, messages of `hardware` are readings of `device`'s measuring points. Raises
+        `NotFound`, `Conflict`, `Refused`."""
+
+        def write(connection: Connection) -> dict[str, Any]:
+            start = self._pipeline.clock() if since is None else since
+            store.replace_device(connection, device, hardware, start, by)
+            return {"device": device, "hardware": hardware, "since": start}
 
         def work() -> dict[str, Any]:
-            if device not in self._pipeline.judgement.catalog.devices:
+            done = self._answered(once)
+            if done is None and device not in self._pipeline.judgement.catalog.devices:
                 raise NotFound(f"no device {device} / 没有设备 {device}")
-            start = self._pipeline.clock() if since is None else since
-
-            def write(connection: Connection) -> int:
-                store.replace_device(connection, device, hardware, start, by)
-                return 0
-
-            self._pipeline.writer.transact(write)
+            answer: dict[str, Any] = self._transact(once, write) if done is None else orjson.loads(done)
             self._pipeline.follow_catalog()
-            return {"device": device, "hardware": hardware, "since": start}
+            return answer
 
         return self._pipeline.submit(work)
 
     # Quarantine
 
-    def redrive(self, ids: Sequence[int] | None) -> Future[dict[str, int]]:
+    def redrive(self, ids: Sequence[int] | None, once: Once | None = None) -> Future[dict[str, int]]:
         """Try quarantined messages again (all, if `ids` is None), as if they came now, with the times at which they
-        first came. What is accepted moves from the quarantined to the stored or duplicate count; the rest stays."""
-        return self._pipeline.submit(lambda: self._redrive(ids))
+        first came. What is accepted moves from the quarantined to the stored or duplicate count; the rest stays.
 
-    def _redrive(self, ids: Sequence[int] | None) -> dict[str, int]:
+        Page by page, each a commit; with `once` the last one keeps the answer. Where the service dies between two, a
+        repetition goes on with what is left, and its answer counts that: nothing is counted or stored twice, for what
+        was accepted has left the quarantine. Raises `Refused`."""
+        return self._pipeline.submit(lambda: self._redrive(ids, once))
+
+    def _redrive(self, ids: Sequence[int] | None, once: Once | None) -> dict[str, int]:
+        done = self._answered(once)
+        if done is not None:
+            found: dict[str, int] = orjson.loads(done)
+            return found
         total = {"tried": 0, "stored": 0, "duplicate": 0, "quarantined": 0}
         after, last = 0, self._last_quarantined()  # what is refused again gets a new id, and is not tried twice
         while True:
             page = self._page(ids, after, last)
-            if not page:
+            is_last = len(page) < REDRIVE_AT_ONCE
+            decision = self._redriven(page, total) if page else None
+            if decision is not None:
+                if is_last and once is not None:
+                    decision.outcome.answer = (once.key, once.route, OK, orjson.dumps(total))
+                self._pipeline.commit(decision)
+            elif is_last and once is not None:
+                self._transact(once, lambda _: total)
+            if is_last:
                 return total
             after = page[-1].id
-            for name, n in self._redrive_page(page).items():
-                total[name] += n
 
     def _last_quarantined(self) -> int:
         def read(connection: Connection) -> int:
@@ -205,9 +254,10 @@ class Commands:
         self._pipeline.writer.transact(read)
         return found
 
-    def _redrive_page(self, held: list[_Held]) -> dict[str, int]:
-        """One commit. A message refused for some of its readings was accepted for the others, so only the positions
-        that were refused are looked at; a message refused whole is looked at whole."""
+    def _redriven(self, held: list[_Held], total: dict[str, int]) -> Decision | None:
+        """What a second try of these decides, None where nothing is gained, and counts it into `total`. A message
+        refused for some of its readings was accepted for the others, so only the positions that were refused are looked
+        at; a message refused whole is looked at whole."""
         pipeline, judgement = self._pipeline, self._pipeline.judgement
         messages = [RawMessage(h.topic, h.payload, h.first_at) for h in held]
         decoded = judgement.decode(messages)
@@ -218,24 +268,37 @@ class Commands:
                 only[n] = frozenset()  # nothing gained: the row stays as it is
         decision = judgement.decide(messages, decoded.narrowed(only), pipeline.writer, pipeline.clock())
         outcome = decision.outcome
-        outcome.refusals = [
-            replace(refusal, deliveries=held[n].deliveries)
-            for refusal, n in zip(outcome.refusals, decision.refused_messages, strict=True)
-        ]
         moved = [n for n in range(len(held)) if accepted[n]]
         outcome.redriven = [held[n].id for n in moved]
-        again = sum(held[n].deliveries * refused[n] for n in moved)
-        before = sum(held[n].readings for n in moved)
-        stored = outcome.counts.stored
-        usable = sum(held[n].deliveries * accepted[n] for n in moved)
         # Every delivery of a reading counts: the first is stored, unless it was stored already, the others repeat it.
+        again: dict[int, int] = {}
+        usable = received = 0
+        for n in moved:
+            row, deliveries = held[n], held[n].deliveries
+            if -1 in row.positions:  # counted as one each time; now it is known how many readings it has
+                again[n] = deliveries * refused[n]
+                usable += deliveries * accepted[n]
+                received += deliveries * (accepted[n] + refused[n]) - row.readings
+            else:
+                # Not each delivery was refused for all of the positions, where sensors were added in between.
+                again[n] = min(deliveries * refused[n], row.readings - accepted[n])
+                usable += row.readings - again[n]
+        before, left = sum(held[n].readings for n in moved), dict(again)
+        refusals = []
+        for refusal, n in zip(outcome.refusals, decision.refused_messages, strict=True):
+            count = min(len(refusal.positions) * held[n].deliveries, left[n])
+            left[n] -= count
+            refusals.append(replace(refusal, deliveries=held[n].deliveries, count=count))
+        outcome.refusals = refusals
+        stored, refused_again = outcome.counts.stored, sum(again.values())
         outcome.counts = Counts(
-            received=usable + again - before, stored=stored, duplicate=usable - stored, quarantined=again - before
+            received=received, stored=stored, duplicate=usable - stored, quarantined=refused_again - before
         )
-        if moved:
-            pipeline.commit(decision)
-        still = sum(h.readings for n, h in enumerate(held) if not accepted[n]) + again
-        return {"tried": len(held), "stored": stored, "duplicate": usable - stored, "quarantined": still}
+        total["tried"] += len(held)
+        total["stored"] += stored
+        total["duplicate"] += usable - stored
+        total["quarantined"] += sum(h.readings for n, h in enumerate(held) if not accepted[n]) + refused_again
+        return decision if moved else None
 
 
 class _Held(NamedTuple):

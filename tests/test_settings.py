@@ -69,6 +69,7 @@ def test_every_field_can_be_given_by_environment_and_by_file(tmp_path: Path) -> 
         "log_level": ("error", "error"),
         "log_json": ("yes", True),
         "mqtt_sync_always": ("1", True),
+        "retention_minutes_days": ("0", 0),
     }
     odd = {"mqtt_user": "CIMTWIN_MQTT_LISTEN_USER", "mqtt_password": "CIMTWIN_MQTT_LISTEN_PASSWORD"}
     for field in dataclasses.fields(Settings):
@@ -77,6 +78,17 @@ def test_every_field_can_be_given_by_environment_and_by_file(tmp_path: Path) -> 
         assert getattr(load({}, {variable: text}), field.name) == value, variable
         quoted = '"' + text + '"' if isinstance(value, str | Path | Address) else str(value).lower()
         assert getattr(load({}, {}, toml(tmp_path, f"{field.name} = {quoted}\n")), field.name) == value, field.name
+
+
+def test_minutes_are_not_dropped_before_the_readings_they_come_from() -> None:
+    for environ in (
+        {"CIMTWIN_RETENTION_MINUTES_DAYS": "30"},
+        {"CIMTWIN_RETENTION_DAYS": "40", "CIMTWIN_RETENTION_MINUTES_DAYS": "30"},
+    ):
+        with pytest.raises(InvalidSettings, match="CIMTWIN_RETENTION_DAYS"):
+            load({}, environ)
+    settings = load({}, {"CIMTWIN_RETENTION_DAYS": "30", "CIMTWIN_RETENTION_MINUTES_DAYS": "400"})
+    assert settings.retention_minutes_days == 400
 
 
 def test_a_misspelt_variable_is_refused_by_name_and_a_stranger_is_ignored() -> None:
@@ -158,6 +170,35 @@ def test_secrets_are_neither_in_repr_nor_in_errors(tmp_path: Path) -> None:
     assert LONG not in "".join(problems_of(config=toml(tmp_path, f'api_token = ["{LONG}"]')))
 
 
+@pytest.mark.parametrize("variable", ["CIMTWIN_DATABASE_URL", "CIMTWIN_MQTT_URL"])
+@pytest.mark.parametrize(
+    "password", ["se@cret", "se/cret", "sec%ret", "secret%", "sec%zzret", "sec%00ret", "se/c@ret", "sec?ret", "sec#ret"]
+)
+def test_a_password_that_is_not_percent_encoded_is_refused_without_showing_it(variable: str, password: str) -> None:
+    scheme = "mqtt" if "MQTT" in variable else "postgresql"
+    (problem,) = problems_of(environ={variable: f"{scheme}://user:{password}@host:1883"})
+    assert "percent-encode the password" in problem
+    assert "百分号编码" in problem
+    assert "sec" not in problem.replace(variable, "")
+    assert "ret" not in problem.replace(variable, "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%40%2F%25@h:5432/d?application_name=a@b",
+        "postgresql://h:5432?application_name=a@b",
+        "postgresql://u:p@h1:1,h2:2/d",
+        "postgresql://h1:1,h2:2?user=a@b",
+        "postgresql:///d?host=/run/postgresql&user=a@b",
+        "postgresql://u:a:b@[::1]:5432/d",
+        "host=h password='a@b/%'",
+    ],
+)
+def test_what_is_well_encoded_is_taken(url: str) -> None:
+    assert load({}, {"CIMTWIN_DATABASE_URL": url}).database_url == url
+
+
 def test_a_redacted_url_stays_readable() -> None:
     assert redacted("mqtt://water:secret@broker.example:1883") == "mqtt://water:***@broker.example:1883"
     assert redacted("postgresql://h:5432/d") == "postgresql://h:5432/d"
@@ -173,7 +214,9 @@ def test_loopback_asks_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "twin.example"])
-@pytest.mark.parametrize("token", [None, "short", "changeme", "changeme-changeme", "a" * 40, "password12345678"])
+@pytest.mark.parametrize("token", [None, "short", "changeme", "changeme-changeme", "a" * 40, "password12345678",
+                                   "1234567890123456", "abcdefghijklmnop", "6543210987654321", "0123456789abcdef",
+                                   "abababababababab", "qwertyuiopasdfghjkl", "abcdeabcdeabcdeabcde"])  # fmt: skip
 def test_http_beyond_loopback_needs_a_real_token(host: str, token: str | None) -> None:
     (problem,) = safety_problems(Settings(http=Address(host, 8000), api_token=token))
     assert "CIMTWIN_API_TOKEN" in problem
@@ -192,6 +235,10 @@ def test_http_beyond_loopback_needs_a_real_token(host: str, token: str | None) -
         ("water", "admin"),
         ("w", "CimTwin2026"),
         ("w", ""),
+        ("w", "k7Yw2mQ"),
+        ("w", "11221122"),
+        ("w", "23456789"),
+        ("w", "zxcvbnm,"),
     ],
 )
 def test_the_embedded_broker_beyond_loopback_needs_real_credentials(user: str | None, password: str | None) -> None:

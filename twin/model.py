@@ -354,11 +354,12 @@ class Refusal:
     positions: tuple[int, ...]
     received_at: Micros
     deliveries: int = 1
+    count: int | None = None
 
     @property
     def readings(self) -> int:
-        """How many readings it stands for: each refused position once a delivery."""
-        return len(self.positions) * self.deliveries
+        """How many readings it stands for: each refused position once a delivery, unless `count` says otherwise."""
+        return len(self.positions) * self.deliveries if self.count is None else self.count
 
 
 @dataclass(slots=True)

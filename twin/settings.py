@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import itertools
 import math
 import os
 import re
@@ -156,6 +157,11 @@ def load(
             if name not in _KIND:
                 raise TypeError(f"no such setting: {name}")  # a bug in the caller, not a user's mistake
             _take(values, problems, f"--{name.replace('_', '-')}", name, raw)
+    minutes, raw = (float(values.get(name, 0)) for name in ("retention_minutes_days", "retention_days"))
+    if minutes and not 0 < raw <= minutes:
+        # Hours and days are made from minutes: a late reading would make them again from what is left.
+        text = "must be at least CIMTWIN_RETENTION_DAYS, which must be set, too"
+        problems.append(Problem("settings", "CIMTWIN_RETENTION_MINUTES_DAYS", text))
     if problems:
         raise InvalidSettings(problems, "settings")
     return Settings(**values)
@@ -297,6 +303,11 @@ def _check_url(name: str, url: str) -> None:
             return
         raise ValueError("must be a URL such as postgresql://user:password@host:5432/database")
     example = "postgresql://user:password@host:5432/database" if name == "database_url" else "mqtt://host:1883"
+    if _is_badly_encoded(url):
+        raise ValueError(
+            "has a user or password with a character that must be encoded: percent-encode the password"
+            " (@ is %40, / is %2F, % is %25) / 用户名或口令含有须编码的字符，请对口令做百分号编码"
+        )
     try:
         parts = urllib.parse.urlsplit(url)
         if name == "mqtt_url":  # libpq allows several hosts, so only here
@@ -305,6 +316,19 @@ def _check_url(name: str, url: str) -> None:
         raise ValueError(f"must be a URL such as {example}") from None
     if parts.scheme not in schemes or (name == "mqtt_url" and not parts.hostname):
         raise ValueError(f"must be a URL such as {example} (schemes: {', '.join(schemes)})")
+
+
+def _is_badly_encoded(url: str) -> bool:
+    """Whether user or password stand in a URL as they are instead of percent-encoded: the drivers would take a part of
+    them for the host, or repeat them in their complaint."""
+    rest = url.partition("://")[2]
+    if re.search(r"%(?![0-9A-Fa-f]{2})|%00", rest):
+        return True
+    authority, path, more = re.fullmatch(r"([^/?#]*)([^?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    if "@" in path or authority.count("@") > 1:
+        return True
+    # A password with ? or # ends the authority: what is left of it is no port, and the host follows behind.
+    return "@" not in authority and not path and "@" in more and re.search(r":(?![0-9]+(,|$))", authority) is not None
 
 
 def _shown(name: str, value: object) -> str:
@@ -340,6 +364,9 @@ def is_loopback(host: str) -> bool:
 # ---- refusing to start where that would be unsafe --------------------------------------------------------------------
 
 TOKEN_LENGTH: Final = 16
+PASSWORD_LENGTH: Final = 8
+DIFFERENT: Final = 6  # characters that a secret has at least
+_RUNS: Final = ("01234567890", "abcdefghijklmnopqrstuvwxyza", "qwertyuiop", "asdfghjkl", "zxcvbnm")
 _DEFAULTS: Final = """
 password passwd pass p@ssw0rd passw0rd admin administrator root guest user test demo default secret token public example
 letmein qwerty changeme change-me change_me changeit replaceme replace-me todo cimtwin postgres postgresql mosquitto
@@ -362,6 +389,17 @@ def is_default_password(password: str, user: str = "") -> bool:
         or len(set(word)) < 2
         or (repeated is not None and repeated[1] in _DEFAULT_WORDS)
     )
+
+
+def is_monotonous(secret: str) -> bool:
+    """Whether this has few different characters, or is mostly a run of digits, of the alphabet or of the keyboard,
+    forwards or backwards."""
+    word = secret.strip().lower()
+    if len(set(word)) < DIFFERENT:
+        return True
+    pairs = [first + second for first, second in itertools.pairwise(word)]
+    steps = sum(any(pair in run or pair[::-1] in run for run in _RUNS) for pair in pairs)
+    return steps * 4 >= len(pairs) * 3
 
 
 def safety_problems(settings: Settings) -> list[str]:
@@ -401,6 +439,12 @@ def _token_problems(settings: Settings) -> list[str]:
             f"HTTP 监听 {where}，CIMTWIN_API_TOKEN 太短（少于 {TOKEN_LENGTH} 个字符）或为默认值 / "
             f"HTTP listens on {where}: CIMTWIN_API_TOKEN is shorter than {TOKEN_LENGTH} characters or a default"
         ]
+    if is_monotonous(token):
+        return [
+            f"HTTP 监听 {where}，CIMTWIN_API_TOKEN 容易猜到（不同字符少于 {DIFFERENT} 个，或为连续的数字、字母） / "
+            f"HTTP listens on {where}: CIMTWIN_API_TOKEN is easy to guess (fewer than {DIFFERENT} different "
+            "characters, or a run of digits or letters)"
+        ]
     return []
 
 
@@ -416,6 +460,13 @@ def _broker_problems(settings: Settings) -> list[str]:
         return [
             f"内置 MQTT 监听 {where}，CIMTWIN_MQTT_LISTEN_PASSWORD 是默认口令，请更换 / "
             f"the embedded broker listens on {where} with a default CIMTWIN_MQTT_LISTEN_PASSWORD: change it"
+        ]
+    if len(settings.mqtt_password) < PASSWORD_LENGTH or is_monotonous(settings.mqtt_password):
+        return [
+            f"内置 MQTT 监听 {where}，CIMTWIN_MQTT_LISTEN_PASSWORD 太短（少于 {PASSWORD_LENGTH} 个字符）或容易猜到"
+            f"（不同字符少于 {DIFFERENT} 个，或为连续的数字、字母） / "
+            f"the embedded broker listens on {where}: CIMTWIN_MQTT_LISTEN_PASSWORD is shorter than {PASSWORD_LENGTH} "
+            f"characters or easy to guess (fewer than {DIFFERENT} different characters, or a run of digits or letters)"
         ]
     return []
 

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from twin.api import errors
-from twin.api.auth import is_local_host, is_local_origin
+from twin.api.auth import answered_subprotocol, is_local_host, is_local_origin, sorted_subprotocols
 from twin.api.errors import Invalid
 from twin.model import Conflict, InvalidRules, NotFound, Problem, StoreRefused, StoreUnavailable
 
@@ -75,6 +75,27 @@ def test_a_command_that_never_has_its_turn_is_withdrawn(monkeypatch: pytest.Monk
     with pytest.raises(StoreUnavailable):
         asyncio.run(errors.done(future))
     assert future.cancelled()
+
+
+@pytest.mark.parametrize(
+    ("offered", "token", "answer"),
+    [
+        ([], None, None),
+        (["bearer.T"], "T", None),
+        (["Bearer.T", "chat"], "T", "chat"),
+        (["bearer", "T"], "T", "bearer"),
+        (["chat", "bearer", "T", "cimtwin"], "T", "cimtwin"),
+        (["bearer", "cimtwin", "T"], "T", "cimtwin"),
+        (["bearer"], None, "bearer"),
+        (["T", "bearer"], None, "bearer"),
+        (["T"], None, None),
+    ],
+)
+def test_a_token_among_the_subprotocols_is_found_and_never_answered(
+    offered: list[str], token: str | None, answer: str | None
+) -> None:
+    assert sorted_subprotocols(offered)[0] == token
+    assert answered_subprotocol(offered, "T") == answer
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.1:8000", "127.9.9.9", "[::1]", "[::1]:80"])

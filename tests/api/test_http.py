@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import csv
 import io
 import json
+import re
 import time
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
 import psycopg
 import pytest
+from fastapi import FastAPI
 
 from tests.conftest import Cimtwin, until
+from twin.api import health
 
 CSV = """device,property,kind,unit,tenant,asset,lon,lat,interval_s,min,max,tags
 pond-1,depth,drainage.ponding_depth,cm,,underpass-1,114.05,22.54,60,0,300,underpass;low
@@ -99,6 +103,26 @@ def test_health_metrics_and_stats(api: httpx.Client) -> None:
     assert stats["readings_received"] == sum(stats[f"readings_{w}"] for w in ("stored", "duplicate", "quarantined"))
     assert stats["seq"] == stats["alert_events"] > 0
     assert stats["ws_clients"] == 0
+
+
+def test_what_is_not_ready_is_a_problem_that_names_the_parts() -> None:
+    class Half:
+        def readiness(self) -> dict[str, bool]:
+            return {"database": True, "broker": False, "pipeline": False}
+
+    app = FastAPI()
+    app.include_router(health.router(cast(Any, Half())))
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.get("/readyz")
+
+    answer = asyncio.run(ask())
+    body = problem(answer, 503)
+    assert body["parts"] == {"database": True, "broker": False, "pipeline": False}
+    assert "broker, pipeline" in body["detail"]
+    assert int(answer.headers["retry-after"]) > 0
 
 
 def test_stats_of_a_day(api: httpx.Client) -> None:
@@ -264,11 +288,31 @@ def test_what_cannot_be_asked_of_readings(api: httpx.Client) -> None:
     problem(api.get("/api/v1/readings?sensor=pond-1"), 404)
     for start in ("2026-07-01", "2026-07-01T00:00:00", "now", "1782864000000", "9999-99-99T00:00:00Z"):
         problem(api.get("/api/v1/readings", params=sensor | {"from": start}), 422)
-    problem(api.get("/api/v1/readings", params=sensor | {"from": f"{DAY}T01:00:00Z", "to": f"{DAY}T01:00:00Z"}), 422)
+    problem(api.get("/api/v1/readings", params=sensor | {"from": f"{DAY}T01:00:01Z", "to": f"{DAY}T01:00:00Z"}), 422)
     ok(api.get("/api/v1/readings", params=sensor | {"from": "0001-01-01T00:00:00+14:00"}))
     ok(api.get("/api/v1/readings", params=sensor | {"to": "9999-12-31T23:59:59-14:00"}))
     arrow = {"accept": "application/vnd.apache.arrow.stream"}
     problem(api.get("/api/v1/readings", params=sensor, headers=arrow), 406)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"from": f"{DAY}T08:01:00Z", "to": f"{DAY}T08:01:00Z"},
+        {"from": "2099-01-01T00:00:00Z"},
+        {"to": "1999-01-01T00:00:00Z"},
+    ],
+)
+@pytest.mark.parametrize("bucket", [{}, {"bucket": "5m"}, {"bucket": "1h"}])
+def test_a_range_without_anything_in_it_is_empty(
+    api: httpx.Client, times: dict[str, str], bucket: dict[str, str]
+) -> None:
+    params = {"sensor": "pond-1/depth"} | times | bucket
+    assert ok(api.get("/api/v1/readings", params=params)) == {"items": [], "next": None}
+    answer = api.get("/api/v1/readings", params=params, headers={"accept": "text/csv"})
+    assert (answer.status_code, len(answer.text.splitlines())) == (200, 1)
+    if "bucket" not in bucket:
+        assert ok(api.get("/api/v1/alerts", params=times))["items"] == [] or "to" not in times
 
 
 def test_the_latest_values(api: httpx.Client) -> None:
@@ -344,7 +388,18 @@ def test_what_cannot_be_asked_of_alerts(api: httpx.Client) -> None:
     problem(api.get("/api/v1/alerts?asset=none"), 404)
     for params in ("state=shut", "level=purple", "from=x", "after=x", f"from={DAY}T01:00:00Z&to={DAY}T00:00:00Z"):
         problem(api.get(f"/api/v1/alerts?{params}"), 422)
-    assert problem(api.get("/api/v1/alerts/%00"), 422)
+    for path in ("alerts/%00", "alerts/x%00", "alerts?asset=%00", "latest?asset=%00", "sensors/x%00/p", "rules/%00"):
+        problem(api.get(f"/api/v1/{path}"), 404)
+    problem(api.post("/api/v1/alerts/%00/actions", json={"action": "note", "note": "x"}), 404)
+    problem(api.post("/api/v1/devices/%00/replace", json={"by": "x"}), 404)
+    at = f"{DAY}T08:02:00Z"
+    assert ok(api.get("/api/v1/alerts", params={"from": at, "to": at})) == {"items": [], "next": None}
+    problem(api.get("/api/v1/alerts", params={"from": at, "to": at, "state": "shut"}), 422)
+
+
+def reused(api: httpx.Client, path: str, body: Any, key: dict[str, str]) -> None:
+    """Check that a key that was used for something else is refused, by name."""
+    assert "Idempotency-Key" in problem(api.post(path, json=body, headers=key), 422)["detail"]
 
 
 def test_people_act_on_alerts_once_for_each_key(city: Cimtwin, api: httpx.Client) -> None:
@@ -364,6 +419,8 @@ def test_people_act_on_alerts_once_for_each_key(city: Cimtwin, api: httpx.Client
     body = ok(api.post(path, json=acknowledge, headers=key))
     assert body["state"] == "active_acknowledged"
     assert ok(api.post(path, json=acknowledge, headers=key)) == body
+    reused(api, path, acknowledge | {"by": "wang"}, key)
+    reused(api, "/api/v1/quarantine/redrive", acknowledge, key)
     ok(api.post(path, json={"action": "note", "by": "li", "note": "水退 receding"}))
     history = ok(api.get(path.removesuffix("/actions")))["events"]
     assert [event["transition"] for event in history][:2] == ["raised", "acknowledged"]
@@ -376,10 +433,23 @@ def test_people_act_on_alerts_once_for_each_key(city: Cimtwin, api: httpx.Client
                   note | {"note": "\0"}):  # fmt: skip
         problem(api.post(path, json=wrong), 422)
     json_type = {"content-type": "application/json"}
-    for content in (b"{", b"\xff\xff", b'{"a":' * 50_000):
-        answer = api.post(path, content=content, headers=json_type)
-        problem(answer, answer.status_code)
-        assert answer.status_code in (400, 422)
+    for content in (b"", b"{", b"\xff\xff", b'{"a":' * 50_000):
+        assert "JSON" in problem(api.post(path, content=content, headers=json_type), 422)["detail"]
+
+
+@pytest.mark.parametrize("media", ["application/x-www-form-urlencoded", "text/plain", "application/octet-stream", None])
+def test_json_is_taken_whatever_it_is_called(api: httpx.Client, media: str | None) -> None:
+    headers = {} if media is None else {"content-type": media}
+    ok(api.post("/api/v1/sensors", json={"device": "named-1", "property": "p", "kind": "water.flow"}))
+    alert = ok(api.get("/api/v1/alerts"))["items"][0]["id"]
+    for path, body in (
+        (f"alerts/{alert}/actions", {"action": "note", "by": "li", "note": "x"}),
+        ("quarantine/redrive", {"ids": [2**62]}),
+        ("devices/named-1/replace", {"by": f"named-{media or 'none'}".replace("/", "-")}),
+    ):
+        ok(api.post(f"/api/v1/{path}", content=json.dumps(body).encode(), headers=headers))
+        body_of_none = problem(api.post(f"/api/v1/{path}", content=b"action=note&by=li", headers=headers), 422)
+        assert "not JSON" in body_of_none["detail"]
 
 
 # Rules
@@ -414,9 +484,30 @@ def test_wrong_rules_are_refused_whole_with_every_mistake(api: httpx.Client) -> 
     assert len(problem(answer, 422)["problems"]) >= 1
     for content in (b"[[rule", b"\xff", b"x = " + b"[" * 5000):
         problem(api.put("/api/v1/rules", content=content, headers={"content-type": "application/toml"}), 422)
-    for value in ([], {"rule": 5}, {"rule": [{"id": "x"}]}, 7):
+    for value in ([], {"rule": 5}, {"rule": [{"id": "x"}]}, 7, {}, {"items": []}, {"version": 3}):
         problem(api.put("/api/v1/rules", json=value), 422)
+    for media in ("application/toml", "application/json", "text/plain", ""):
+        for content in (b"", b" \n", b"# nothing\n", b"\xef\xbb\xbf"):
+            problem(api.put("/api/v1/rules", content=content, headers={"content-type": media}), 422)
+    for media in ("text/csv", "image/png", "multipart/form-data; boundary=x"):
+        problem(api.put("/api/v1/rules", content=RULES.encode(), headers={"content-type": media}), 415)
     assert ok(api.get("/api/v1/rules")) == before
+
+
+@pytest.mark.parametrize(
+    ("media", "content"), [("application/toml", "rule = []\n"), ("application/json", '{"rule": []}')]
+)
+def test_a_rule_set_is_empty_only_where_it_says_so(cimtwin: Callable[..., Cimtwin], media: str, content: str) -> None:
+    city = cimtwin()
+    path = f"{city.url}/api/v1/rules"
+    ok(httpx.put(path, content=content, headers={"content-type": media}))
+    given = httpx.get(path, headers={"accept": "application/toml"})
+    assert given.text == "rule = []\n"
+    assert ok(httpx.get(path))["rule"] == []
+    ok(httpx.put(path, content=given.content, headers={"content-type": given.headers["content-type"]}))
+    assert city.stop() == 0
+    city.start()
+    assert ok(httpx.get(path))["rule"] == []
 
 
 # Quarantine, devices
@@ -446,6 +537,65 @@ def test_quarantine_shows_what_was_refused_and_tries_again(city: Cimtwin, api: h
         problem(api.post("/api/v1/quarantine/redrive", json=wrong), 422)
 
 
+def test_commands_are_carried_out_once_for_each_key(city: Cimtwin, api: httpx.Client) -> None:
+    def twice(path: str, body: Any, other: Any) -> Any:
+        """The first answer, after a repetition has had the same and another body was refused."""
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+        first = ok(api.post(path, json=body, headers=key))
+        for _ in range(2):
+            assert ok(api.post(path, json=body, headers=key)) == first
+        reused(api, path, other, key)
+        return first
+
+    once_1, once_2 = ({"device": f"once-{n}", "property": "p", "kind": "water.flow"} for n in (1, 2))
+    assert ok(api.post("/api/v1/sensors", json=once_2)) == {"created": 1, "updated": 0}
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    first = ok(api.post("/api/v1/sensors", json=once_1, headers=key))
+    assert first == {"created": 1, "updated": 0}
+    ok(api.patch("/api/v1/sensors/once-1/p", json={"max": 5}))
+    assert ok(api.post("/api/v1/sensors", json=once_1, headers=key)) == first
+    assert ok(api.get("/api/v1/sensors/once-1/p"))["max"] == 5  # the repetition did not write it again
+    reused(api, "/api/v1/sensors", once_2, key)
+    reused(api, "/api/v1/devices/once-2/replace", {"by": "x-2"}, key)
+
+    replaced = twice("/api/v1/devices/once-1/replace", {"by": "once-b"}, {"by": "once-c"})
+    assert replaced["since"].endswith("Z")  # not given, so by the clock: and the same at each repetition
+
+    city.publish(("cim/v1/default/once-3/telemetry", {"ts": f"{DAY}T00:00:00Z", "values": {"p": 1}}))
+    held = until(lambda: ok(api.get("/api/v1/quarantine?device=once-3"))["items"], "the refusal")
+    body = {"ids": [held[0]["id"]]}
+    in_vain = twice("/api/v1/quarantine/redrive", body, {"ids": [1, 2]})
+    assert in_vain == {"tried": 1, "stored": 0, "duplicate": 0, "quarantined": 1}
+    ok(api.post("/api/v1/sensors", json=once_1 | {"device": "once-3"}))
+    assert twice("/api/v1/quarantine/redrive", body, {})["stored"] == 1
+    assert twice("/api/v1/quarantine/redrive", body, {})["tried"] == 0
+    for wrong in ("", "x" * 256):
+        problem(api.post("/api/v1/quarantine/redrive", headers={"Idempotency-Key": wrong}), 422)
+
+
+def test_a_redrive_of_whole_pages_keeps_its_answer_too(city: Cimtwin, api: httpx.Client) -> None:
+    times = [1_751_328_000_000 + n for n in range(1000)]
+    city.publish(*(("cim/v1/default/many-1/telemetry", {"ts": at, "values": {"p": 1}}) for at in times))
+
+    def held() -> list[int]:
+        return [item["id"] for item in ok(api.get("/api/v1/quarantine?device=many-1&limit=1000"))["items"]]
+
+    until(lambda: len(held()) == 1000, "the refusals")
+    ok(api.post("/api/v1/sensors", json={"device": "many-1", "property": "p", "kind": "water.flow"}))
+    key, body = {"Idempotency-Key": uuid.uuid4().hex}, {"ids": held()}
+    for _ in range(2):
+        answer = ok(api.post("/api/v1/quarantine/redrive", json=body, headers=key))
+        assert answer == {"tried": 1000, "stored": 1000, "duplicate": 0, "quarantined": 0}
+    assert held() == []
+
+
+def test_a_refused_command_leaves_its_key_free(api: httpx.Client) -> None:
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    wrong = {"device": "free-1", "property": "p", "kind": "no.such"}
+    problem(api.post("/api/v1/sensors", json=wrong, headers=key), 422)
+    assert ok(api.post("/api/v1/sensors", json=wrong | {"kind": "water.flow"}, headers=key))["created"] == 1
+
+
 def test_a_device_is_replaced_and_keeps_its_history(city: Cimtwin, api: httpx.Client) -> None:
     ok(api.post("/api/v1/sensors", json={"device": "old-1", "property": "p", "kind": "water.flow"}))
     path = "/api/v1/devices/old-1/replace"
@@ -464,8 +614,34 @@ def test_a_device_is_replaced_and_keeps_its_history(city: Cimtwin, api: httpx.Cl
 def test_errors_are_problems_also_where_no_route_is(api: httpx.Client) -> None:
     problem(api.get("/none"), 404)
     problem(api.get("/api/v1/none"), 404)
-    problem(api.delete("/api/v1/rules"), 405)
-    problem(api.post("/api/v1/latest"), 405)
+    for method, path, allowed in (
+        ("DELETE", "/api/v1/rules", "GET, HEAD, PUT"),
+        ("POST", "/api/v1/latest", "GET, HEAD"),
+        ("PUT", "/api/v1/sensors", "GET, HEAD, POST"),
+        ("OPTIONS", "/api/v1/sensors/pond-1/depth", "GET, HEAD, PATCH"),
+        ("GET", "/api/v1/quarantine/redrive", "POST"),
+        ("DELETE", "/healthz", "GET, HEAD"),
+        ("POST", "/docs", "GET, HEAD"),
+        ("POST", "/static-offline-docs/swagger-ui.css", "GET, HEAD"),
+    ):
+        answer = api.request(method, path)
+        problem(answer, 405)
+        assert answer.headers["allow"] == allowed, path
+
+
+def test_head_is_answered_as_get_without_the_body(api: httpx.Client) -> None:
+    for path in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/api/v1/stats", "/api/v1/sensors",
+                 "/api/v1/readings?sensor=pond-1/depth", "/api/v1/rules", "/api/v1/alerts"):  # fmt: skip
+        answer, full = api.head(path), api.get(path)
+        assert (answer.status_code, answer.content) == (200, b""), path
+        assert answer.headers["content-type"] == full.headers["content-type"]
+        assert int(answer.headers["content-length"]) > 0
+    answer = api.head("/api/v1/readings?sensor=pond-1/depth", headers={"accept": "text/csv"})
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert api.head("/none").status_code == 404
+    answer = api.head("/api/v1/quarantine/redrive")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 def test_bodies_over_the_bound_are_refused(api: httpx.Client) -> None:
@@ -510,8 +686,24 @@ def test_the_description_has_every_route_with_an_example_in_two_languages(api: h
     for path, methods in description["paths"].items():
         for method, operation in methods.items():
             assert " / " in operation["summary"], (method, path)
-            if path != "/metrics":
-                assert "example" in json.dumps(operation["responses"]["200"]), (method, path)
+            assert "example" in json.dumps(operation["responses"]["200"]), (method, path)
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    ((media, content),) = response["content"].items()
+                    assert media == "application/problem+json"
+                    assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+                    assert content["example"]["status"] == int(status)
+            names = [p["name"] for p in operation.get("parameters", [])]
+            assert ("Idempotency-Key" in names) == (method == "post"), (method, path)
+            assert ("requestBody" in operation) == (method in ("post", "put", "patch")), (method, path)
+    schemas = description["components"]["schemas"]
+    assert not {"HTTPValidationError", "ValidationError"} & schemas.keys()
+    assert {"title", "status", "detail", "problems"} <= schemas["Problem"]["properties"].keys()
+    assert description["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert {} in description["security"]  # this service has no token
+    assert list(description["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+    references = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(description)))
+    assert references <= schemas.keys()
 
 
 # Who may call

@@ -203,15 +203,22 @@ def guarded(cimtwin: Make) -> Cimtwin:
 
 def test_with_a_token_nothing_is_given_without_it(guarded: Cimtwin) -> None:
     token = TOKEN
-    for path in ("/api/v1/stats", "/docs", "/metrics", "/openapi.json", "/none"):
+    for path in ("/api/v1/stats", "/metrics", "/none", "/docs/x", "/static-offline-docs", "/openapi.json/"):
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {token}"},
                         {"authorization": f"Bearer {token}x"}):  # fmt: skip
             answer = httpx.get(guarded.url + path, headers=headers)
             assert answer.status_code == 401
             assert answer.headers["content-type"] == "application/problem+json"
             assert answer.headers["www-authenticate"] == "Bearer"
-    for path in ("/healthz", "/readyz"):
+    # The description of the API holds no data.
+    for path in ("/healthz", "/readyz", "/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css"):
         assert httpx.get(guarded.url + path).status_code == 200
+    assert httpx.get(guarded.url + "/static-offline-docs/../api/v1/stats").status_code == 401
+    assert httpx.get(guarded.url + "/static-offline-docs/%2e%2e/api/v1/stats").status_code in (401, 404)
+    description = httpx.get(guarded.url + "/openapi.json").json()
+    assert description["security"] == [{"bearer": []}]
+    assert description["paths"]["/healthz"]["get"]["security"] == []
+    assert "401" in description["paths"]["/api/v1/stats"]["get"]["responses"]
     answer = httpx.get(guarded.url + "/api/v1/stats", headers={"authorization": f"Bearer {token}", "host": "x.example"})
     assert answer.status_code == 200
 
@@ -223,18 +230,24 @@ def test_the_socket_takes_the_token_in_header_subprotocol_or_first_frame(guarded
         ({"additional_headers": {"Authorization": f"Bearer {token}"}}, subscribe),
         ({"subprotocols": ["cimtwin.v1", f"bearer.{token}"]}, subscribe),
         ({"subprotocols": [f"bearer.{token}"]}, subscribe),
+        ({"subprotocols": ["bearer", token]}, subscribe),
+        ({"subprotocols": ["cimtwin", "bearer", token]}, subscribe),
+        ({"subprotocols": ["bearer", "cimtwin"]}, subscribe | {"token": token}),
         ({}, subscribe | {"token": token}),
     ]
+    answered: list[str | None] = []
     for more, frame in good:
         client = open_socket(guarded, **more)
         client.send(json.dumps(frame))
         assert json.loads(client.recv(10))["type"] == "snapshot"
-        if len(more.get("subprotocols", [])) == 2:
-            assert client.subprotocol == "cimtwin.v1"
+        answered.append(client.subprotocol)
         client.close()
+    assert answered == [None, "cimtwin.v1", None, "bearer", "cimtwin", "cimtwin", None]
     bad: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
         ({"additional_headers": {"Authorization": "Bearer wrong"}}, None),
         ({"subprotocols": ["bearer.wrong"]}, None),
+        ({"subprotocols": ["bearer", "wrong"]}, None),
+        ({"subprotocols": [token]}, subscribe),
         ({}, subscribe),
         ({}, subscribe | {"token": "wrong"}),
         ({}, subscribe | {"token": 5}),

@@ -108,6 +108,27 @@ def test_one_bad_reading_in_a_good_message_is_refused_alone_and_goes_through_onc
     stats_add_up(city, 8, 3, 2, 3)
 
 
+def test_a_message_of_several_devices_goes_through_as_a_whole_whenever_they_became_known(
+    cimtwin: Callable[..., Cimtwin],
+) -> None:
+    city = prepared(cimtwin())
+    message = ("cim/v1/市排水/gateway/telemetry", {"s": ["a/x", "b/x", "c/x"], "t": [T0] * 3, "v": [1, 2, 3]})
+    city.publish(message)
+    stats_add_up(city, 3, 0, 0, 3)
+    city.put_sensors("device,property,kind,unit,tenant\na,x,drainage.level,m,市排水\n")
+    city.publish(message)
+    stats_add_up(city, 6, 1, 0, 5)
+    (row,) = city.get("/quarantine")["items"]
+    assert (row["positions"], row["deliveries"], row["readings"]) == ([0, 1, 2], 2, 5)
+    city.put_sensors("device,property,kind,unit,tenant\nb,x,drainage.level,m,市排水\n")
+    assert city.post("/quarantine/redrive", {}).json()["stored"] == 1
+    stats_add_up(city, 6, 2, 2, 2)
+    city.put_sensors("device,property,kind,unit,tenant\nc,x,drainage.level,m,市排水\n")
+    city.post("/quarantine/redrive", {})
+    stats_add_up(city, 6, 3, 3, 0)
+    assert [city.get("/latest", sensor=f"{d}/x")["items"][0]["value"] for d in "abc"] == [1, 2, 3]
+
+
 def test_quality_says_why_and_bad_readings_are_not_judged(cimtwin: Callable[..., Cimtwin]) -> None:
     city = prepared(cimtwin())
     city.publish(

@@ -10,16 +10,19 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import WebSocketRoute
 
-from twin.api import alerts, auth, devices, errors, health, quarantine, readings, rules, sensors, stats
+from twin.api import alerts, auth, description, devices, errors, health, quarantine, readings, rules, sensors, stats
 from twin.api.protection import Protection
 from twin.api.socket import LiveSocket
 from twin.api.view import ServiceView
 
 DESCRIPTION = """城市生命线监测与数字孪生。时间为 UTC（RFC 3339），长度单位米，坐标 WGS 84。
-列表返回 `{"items", "next"}`；错误为 RFC 9457 `application/problem+json`。实时推送：WebSocket `/ws/v1/live`。
+列表返回 `{"items", "next"}`；错误为 RFC 9457 `application/problem+json`。执行操作的 POST 接受 `Idempotency-Key`。
+实时推送：WebSocket `/ws/v1/live`；令牌放在 Authorization、首帧的 `token`，或子协议 `["cimtwin", "bearer.<令牌>"]`。
 
 Monitoring and digital twin of a city's lifelines. Times are UTC (RFC 3339), coordinates WGS 84. Lists answer
-`{"items", "next"}`; errors are RFC 9457 problems. Live: WebSocket `/ws/v1/live`."""
+`{"items", "next"}`; errors are RFC 9457 problems. POSTs that act take an `Idempotency-Key`. Live: WebSocket
+`/ws/v1/live`; its token is in Authorization, in the first frame's `token`, or among the subprotocols as
+`["cimtwin", "bearer.<token>"]` or `["bearer", "<token>"]`."""
 
 
 def create_app(service: ServiceView) -> FastAPI:
@@ -47,6 +50,7 @@ def create_app(service: ServiceView) -> FastAPI:
         api.include_router(subject.router(service))
     app.include_router(api)
     app.router.routes.append(WebSocketRoute("/ws/v1/live", LiveSocket(service), name="live"))
+    description.install(app, has_token=service.settings.api_token is not None)
     # The last added is the outermost: nothing goes out without the headers, nothing is read that may not come in.
     app.add_middleware(auth.Gate, token=service.settings.api_token)
     app.add_middleware(Protection)

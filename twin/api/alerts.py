@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -12,6 +12,7 @@ from twin.api.errors import Invalid, done
 from twin.api.parameters import (
     After,
     From,
+    Key,
     Limit,
     Text,
     To,
@@ -20,6 +21,9 @@ from twin.api.parameters import (
     example,
     instant,
     json_answer,
+    json_model,
+    json_request,
+    once,
     page,
     parse_cursor,
     words,
@@ -99,6 +103,8 @@ def router(service: ServiceView) -> APIRouter:
             assets=(asset,) if asset is not None else (),
         )
         place = parse_cursor("alerts", after, int, str)
+        if start is not None and start == end:
+            return page([], None)
         found = await service.reader.alerts(query, limit + 1, None if place is None else (place[0], place[1]))
         following = cursor("alerts", found[limit - 1].raised_at, found[limit - 1].id) if len(found) > limit else None
         # The database has an open alert as of its last event; its values of now are in memory.
@@ -113,7 +119,7 @@ def router(service: ServiceView) -> APIRouter:
     async def one_alert(id: str) -> Response:
         alert = service.alert(id) or await service.reader.alert(id)
         if alert is None:
-            raise NotFound(f"no alert {id} / 没有报警 {id}")
+            raise no_alert(id)
         events = await service.reader.alert_events(id)
         history = [{"seq": event.seq, **event_json(event)} for event in events]
         return json_answer(alert_json(alert) | {"events": history})
@@ -121,30 +127,34 @@ def router(service: ServiceView) -> APIRouter:
     @routes.post(
         "/alerts/{id}/actions",
         summary="确认、备注、关闭 / Acknowledge, note, close",
-        description="带相同 Idempotency-Key 的重复请求只执行一次。 / A repeated Idempotency-Key acts once.",
         responses=example(EXAMPLE | {"state": "active_acknowledged"})
         | {
             404: {"description": "没有该报警 / no such alert"},
             409: {"description": "状态不允许 / state does not allow it"},
         },
+        openapi_extra=json_request(Action, {"action": "acknowledge", "by": "li.wei", "note": "已派人 / crew sent"}),
     )
-    async def act(
-        id: str,
-        given: Action,
-        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
-    ) -> Response:
+    async def act(id: str, request: Request, key: Key = None) -> Response:
+        given = await json_model(request, Action)
         if given.action in LATER:
             raise Invalid("action", f"{given.action} is not yet available", f"{given.action} 尚不可用")
         if given.action not in ACTIONS:
             raise Invalid("action", f"must be one of {', '.join(ACTIONS)}", f"只能是 {'、'.join(ACTIONS)}")
         if given.action == "note" and not (given.note or "").strip():
             raise Invalid("note", "must not be empty", "不能为空")
-        for name, text in (("by", given.by), ("note", given.note), ("id", id)):
+        for name, text in (("by", given.by), ("note", given.note)):
             if text is not None and "\0" in text:
                 raise Invalid(name, "must not contain NUL", "不能含有 NUL 字符")
-        return json_answer(await done(service.commands.act(id, given.action, given.by, given.note, idempotency_key)))
+        if "\0" in id:  # the database has no way to ask for it
+            raise no_alert(id)
+        repeated = await once(request, key)
+        return json_answer(await done(service.commands.act(id, given.action, given.by, given.note, repeated)))
 
     return routes
+
+
+def no_alert(id: str) -> NotFound:
+    return NotFound(f"no alert {id} / 没有报警 {id}")
 
 
 __all__ = ["ACTIONS", "LATER", "alert_json", "event_json", "router"]

@@ -10,11 +10,15 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twin.api.errors import problem
+from twin.api.protection import PAGES
 from twin.settings import is_loopback
 
-OPEN_PATHS: Final = frozenset(("/healthz", "/readyz"))
+# Without a token: alive and ready, and the API's description, which holds no data.
+OPEN_PATHS: Final = frozenset(("/healthz", "/readyz", "/openapi.json", *PAGES))
+OPEN_FILES: Final = "/static-offline-docs/"
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS", "QUERY"))
-SUBPROTOCOL: Final = "bearer."
+SUBPROTOCOL: Final = "bearer"
+OWN_SUBPROTOCOLS: Final = frozenset(("cimtwin", "cimtwin.v1"))
 # Set in a WebSocket's scope: True, False (wrong token), None (may still come in the first frame).
 STANDING: Final = "cimtwin.is_authorised"
 
@@ -30,13 +34,36 @@ def bearer(headers: Headers) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
+def sorted_subprotocols(offered: list[str]) -> tuple[str | None, list[str]]:
+    """The token among the subprotocols that a WebSocket's client offers, as `bearer.<token>` or as the name after
+    `bearer`; and the others, none of which is a secret."""
+    tokens: list[str] = []
+    others: list[str] = []
+    is_next = False
+    for name in offered:
+        if name.lower().startswith(f"{SUBPROTOCOL}."):
+            tokens.append(name[len(SUBPROTOCOL) + 1 :])
+        elif is_next and name not in OWN_SUBPROTOCOLS:
+            tokens.append(name)
+            is_next = False
+        else:
+            is_next = is_next or name.lower() == SUBPROTOCOL
+            others.append(name)
+    return tokens[0] if tokens else None, others
+
+
+def answered_subprotocol(offered: list[str], token: str | None) -> str | None:
+    """The subprotocol to answer with: browsers need one of those they offered. Never one that holds a token: our own
+    name, else `bearer`, else what is left, else none."""
+    _, others = sorted_subprotocols(offered)
+    plain = [name for name in others if token is None or token not in name]
+    return min(plain, key=lambda name: (name not in OWN_SUBPROTOCOLS, name.lower() != SUBPROTOCOL), default=None)
+
+
 def socket_token(headers: Headers, subprotocols: list[str]) -> str | None:
     """The token that a WebSocket's opening request carries."""
     token = bearer(headers)
-    if token is not None:
-        return token
-    offered = [name for name in subprotocols if name.startswith(SUBPROTOCOL)]
-    return offered[0].removeprefix(SUBPROTOCOL) if offered else None
+    return token if token is not None else sorted_subprotocols(subprotocols)[0]
 
 
 def host_of(headers: Headers) -> str | None:
@@ -93,7 +120,7 @@ class Gate:
     def _refuse_http(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
         if self.token is not None:
-            if scope["path"] in OPEN_PATHS:
+            if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FILES):
                 return None
             given = bearer(headers)
             if given is None:

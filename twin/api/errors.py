@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from twin.model import Conflict, NotFound, Problem, Refused, StoreRefused, StoreUnavailable
 
@@ -25,6 +26,7 @@ MEDIA: Final = "application/problem+json"
 RETRY_S: Final = 5
 COMMAND_S: Final = 30.0
 PROBLEMS_MOST: Final = 1000  # shown of one refusal
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 TITLES_ZH: Final = {
     400: "请求无法理解",
@@ -115,15 +117,26 @@ def _validation(error: RequestValidationError) -> Response:
     return problem(422, f"{said} / 请求参数有误", problems=problems)
 
 
-def _http(error: HTTPException) -> Response:
+def _allowed(request: Request) -> str:
+    """Every method that the path of a request takes, for `Allow`."""
+    scope = {name: request.scope[name] for name in ("type", "path", "root_path", "headers") if name in request.scope}
+    found = [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in request.app.router.routes)
+    ]
+    return ", ".join(["GET", "HEAD", *found[1:]] if found[:1] == ["GET"] else found)
+
+
+def _http(request: Request, error: HTTPException) -> Response:
     detail = str(error.detail)
+    headers = dict(error.headers or {})
     if error.status_code == 404 and detail == "Not Found":
         detail = "there is no such page / 没有此路径"
     elif error.status_code == 405:
         detail = "this path does not take this method / 该路径不支持此方法"
-    elif error.status_code == 400 and detail == "There was an error parsing the body":
-        detail = "the body is not valid JSON in UTF-8 / 请求体不是有效的 UTF-8 JSON"
-    return problem(error.status_code, detail, dict(error.headers) if error.headers else None)
+        headers["Allow"] = _allowed(request) or "GET, HEAD"  # none: a file of the pages
+    return problem(error.status_code, detail, headers)
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
@@ -140,7 +153,6 @@ ANSWERS: Final[dict[type[Exception], Callable[[Any], Response]]] = {
     StoreRefused: _store_refused,
     StoreUnavailable: _unavailable,
     RequestValidationError: _validation,
-    HTTPException: _http,
 }
 
 
@@ -156,8 +168,13 @@ def install(app: FastAPI) -> None:
     async def unexpected(request: Request, error: Exception) -> Response:
         return _unexpected(request, error)
 
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _http(request, error)
+
     for kind, answer in ANSWERS.items():
         app.add_exception_handler(kind, answering(answer))
+    app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unexpected)
 
 

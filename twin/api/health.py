@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
+from twin.api.errors import RETRY_S, problem
 from twin.api.parameters import example, json_answer
 from twin.api.view import ServiceView
 
@@ -37,6 +38,15 @@ COUNTERS: Final = frozenset(
         "ws_gaps",
     ]
 )
+
+
+_METRICS: Final = """# HELP cimtwin_readings_stored_total readings stored
+# TYPE cimtwin_readings_stored_total counter
+cimtwin_readings_stored_total 238.0
+# HELP cimtwin_ready whether a part is ready
+# TYPE cimtwin_ready gauge
+cimtwin_ready{part="database"} 1.0
+"""
 
 
 def all_stats(service: ServiceView) -> dict[str, int | float | str]:
@@ -83,10 +93,18 @@ def router(service: ServiceView) -> APIRouter:
     )
     async def readyz() -> Response:
         parts = service.readiness()
-        is_ready = all(parts.values())
-        return json_answer({"status": "ready" if is_ready else "not ready", "parts": parts}, 200 if is_ready else 503)
+        missing = ", ".join(name for name, is_ready in parts.items() if not is_ready)
+        if missing:
+            detail = f"not ready: {missing} / 未就绪：{missing}"
+            return problem(503, detail, {"Retry-After": str(RETRY_S)}, parts=parts)
+        return json_answer({"status": "ready", "parts": parts})
 
-    @routes.get("/metrics", summary="Prometheus 指标 / Prometheus metrics")
+    @routes.get(
+        "/metrics",
+        summary="Prometheus 指标 / Prometheus metrics",
+        response_class=PlainTextResponse,
+        responses=example(_METRICS, media="text/plain"),
+    )
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"Content-Type": content_type})

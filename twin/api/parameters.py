@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import numpy as np
 import orjson
-from fastapi import Query, Request
+from fastapi import Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
+from ingest.commands import Once
 from twin.api.errors import Invalid
 from twin.model import EPOCH, HOUR, Micros, iso, micros, parse_time
 
@@ -35,6 +39,19 @@ To = Annotated[
 Box = Annotated[
     str | None, Query(description="minlon,minlat,maxlon,maxlat (WGS 84)", examples=["113.9,22.4,114.2,22.7"])
 ]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="相同的键、路径和请求体只执行一次，重复时得到首次的回答；键用于其他请求则 422。保留 7 天。 / "
+        "The same key, path and body act once, and a repetition gets the first answer; with another path or body 422. "
+        "Kept for 7 days.",
+        min_length=1,
+        max_length=255,
+        examples=["6f1e2c0a-52b7-4c1e-9a52-0d7c2f6b8e11"],
+    ),
+]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def json_answer(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -66,17 +83,18 @@ def instant(field: str, text: str | None) -> Micros | None:
 
 
 def span(start: str | None, end: str | None, now: Micros) -> tuple[Micros, Micros]:
-    """`[from, to)`, by default all there can be: nothing is stored from before 2000 or more than an hour ahead."""
+    """`[from, to)`, by default all there can be: nothing is stored from before 2000 or more than an hour ahead. Empty,
+    with both ends equal, where only one is given and nothing is beyond it."""
     low, high = instant("from", start), instant("to", end)
-    low = BEGINNING if low is None else low
-    high = now + 2 * HOUR if high is None else high
     check_order(low, high)
-    return low, high
+    if low is None:
+        low = BEGINNING if high is None else min(BEGINNING, high)
+    return low, max(now + 2 * HOUR, low) if high is None else high
 
 
 def check_order(low: Micros | None, high: Micros | None) -> None:
-    if low is not None and high is not None and low >= high:
-        raise Invalid("from", f"must be before to ({iso(high)})", "必须早于 to")
+    if low is not None and high is not None and low > high:
+        raise Invalid("from", f"must not be after to ({iso(high)})", "不得晚于 to")
 
 
 def box(text: str | None, field: str = "bbox") -> tuple[float, float, float, float] | None:
@@ -159,20 +177,44 @@ def accepted(request: Request, offered: Sequence[str]) -> str:
     return best
 
 
-async def json_body(request: Request) -> Any:
-    """The decoded JSON body; `Invalid` (400) if it is none."""
-    data = await request.body()
+def decoded(data: bytes) -> Any:
+    """What a JSON body says, whatever Content-Type it came with; `Invalid` if it is none."""
+    if not data.strip():
+        raise Invalid("", "the body is empty, JSON is needed", "请求体为空，需要 JSON")
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise Invalid("", f"the body is not JSON: {error}", "请求体不是 JSON", 400) from None
+        raise Invalid("", f"the body is not JSON: {error}", "请求体不是 JSON") from None
 
 
 async def json_object(request: Request) -> dict[str, Any]:
-    given = await json_body(request)
+    given = decoded(await request.body())
     if not isinstance(given, dict):
         raise Invalid("", "the body must be a JSON object", "请求体必须是 JSON 对象")
     return given
+
+
+async def json_model(request: Request, model: type[Model]) -> Model:
+    """The JSON body as `model`; a problem with every mistake if it is not one."""
+    given = await json_object(request)
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError([item | {"loc": ("body", *item["loc"])} for item in error.errors()]) from None
+
+
+def json_request(model: type[BaseModel], example: Any, *, required: bool = True) -> dict[str, Any]:
+    """The `openapi_extra` of a route that takes `json_model`."""
+    content = {"application/json": {"schema": model.model_json_schema(), "example": example}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+async def once(request: Request, key: str | None) -> Once | None:
+    """What makes a request with an Idempotency-Key one that acts once."""
+    if key is None:
+        return None
+    digest = hashlib.blake2b(await request.body(), digest_size=16).hexdigest()
+    return Once(key, f"{request.method} {request.url.path} {digest}")
 
 
 def text_field(given: dict[str, Any], field: str, most: int = 200, *, required: bool = False) -> str | None:

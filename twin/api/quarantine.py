@@ -5,12 +5,25 @@ from __future__ import annotations
 import base64
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from twin.api.errors import done
-from twin.api.parameters import After, Limit, Text, cursor, example, json_answer, page, parse_cursor
+from twin.api.parameters import (
+    After,
+    Key,
+    Limit,
+    Text,
+    cursor,
+    example,
+    json_answer,
+    json_model,
+    json_request,
+    once,
+    page,
+    parse_cursor,
+)
 from twin.api.view import ServiceView
 from twin.model import Reason, iso
 from twin.store.reader import Quarantined
@@ -77,10 +90,16 @@ def router(service: ServiceView) -> APIRouter:
     @routes.post(
         "/quarantine/redrive",
         summary="原因消除后重新处理 / Try again after the cause is mended",
+        description="不给请求体则全部重试。一次提交至多 1000 条；服务在两次提交之间中断时，以同一键重复则处理剩余部分。"
+        " / "
+        "Without a body everything is tried. At most 1000 messages a commit; where the service dies between two, a "
+        "repetition with the same key goes on with what is left.",
         responses=example({"tried": 2, "stored": 1, "duplicate": 0, "quarantined": 1}),
+        openapi_extra=json_request(Redrive, {"ids": [17, 18]}, required=False),
     )
-    async def redrive(given: Annotated[Redrive | None, Body()] = None) -> Response:
-        ids = None if given is None else given.ids
-        return json_answer(await done(service.commands.redrive(ids)))
+    async def redrive(request: Request, key: Key = None) -> Response:
+        has_body = (await request.body()).strip() not in (b"", b"null")
+        ids = (await json_model(request, Redrive)).ids if has_body else None
+        return json_answer(await done(service.commands.redrive(ids, await once(request, key))))
 
     return routes

@@ -26,6 +26,7 @@ from twin.api.parameters import (
     span,
     words,
 )
+from twin.api.protection import AS_GET
 from twin.api.sensors import check_asset, check_kinds, matching, within_box
 from twin.api.view import ServiceView
 from twin.live import isos
@@ -96,7 +97,10 @@ def router(service: ServiceView) -> APIRouter:
         summary="一个测点的读数：原始或分桶，JSON 或 CSV / Readings of a sensor: raw or in buckets, JSON or CSV",
         description="`[from, to)`，升序。CSV 一次给出全部。分桶按 UTC 对齐，不含缺值和坏值，空桶不列。 / "
         "Half-open, ascending; CSV gives everything at once; buckets are aligned to UTC, without missing and bad "
-        "values, empty ones left out. `received_before`: as known at that time.",
+        "values, empty ones left out. `received_before`: as known at that time.\n\n"
+        "CSV 中的设备和测点编号原样写出：以 `=`、`+`、`-`、`@` 开头的编号，请在电子表格中按文本导入。 / "
+        "CSV has the ids of device and property as they are, for machines that read it back: where one begins with "
+        "`=`, `+`, `-` or `@`, import that column into a spreadsheet as text.",
         responses={
             200: {
                 "description": "OK",
@@ -160,7 +164,7 @@ def router(service: ServiceView) -> APIRouter:
         width = None if bucket is None else WIDTHS[bucket]
         if accepted(request, (JSON, CSV)) == CSV:
             lines = raw_csv(index, start, end, known) if width is None else bucket_csv(index, start, end, width, known)
-            return await csv_answer(lines, sensor, width is not None)
+            return await csv_answer(lines, sensor, width is not None, is_head=AS_GET in request.scope)
         # Each kind of page has cursors of its own.
         seen = parse_cursor(f"readings {bucket or 'raw'}", after, int)
         if seen is not None:
@@ -261,7 +265,9 @@ def router(service: ServiceView) -> APIRouter:
     return routes
 
 
-async def csv_answer(lines: AsyncGenerator[bytes, None], sensor: str, is_bucketed: bool) -> Response:
+async def csv_answer(
+    lines: AsyncGenerator[bytes, None], sensor: str, is_bucketed: bool, *, is_head: bool = False
+) -> Response:
     """A CSV as a stream. The first piece is fetched before anything is sent: what goes wrong until then is a problem
     with a status, what goes wrong later breaks the transfer off."""
     head = b"device,property,bucket,min,max,avg,count,last\n" if is_bucketed else _RAW_HEAD
@@ -275,6 +281,9 @@ async def csv_answer(lines: AsyncGenerator[bytes, None], sensor: str, is_buckete
 
     name = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "-_.") else "_" for sign in sensor)
     headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    if is_head:
+        await lines.aclose()
+        return Response(headers=headers, media_type="text/csv; charset=utf-8")
     return StreamingResponse(pieces(), headers=headers, media_type="text/csv; charset=utf-8")
 
 

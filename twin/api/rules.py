@@ -10,13 +10,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from alerts.rules import RuleSet, parse_rules, parse_rules_json
-from twin.api.errors import done
+from twin.api.errors import Invalid, done
 from twin.api.parameters import accepted, example, json_answer, text_field
 from twin.api.view import RulesView, ServiceView
 from twin.model import NotFound, Refused
 
 TOML: Final = "application/toml"
 JSON: Final = "application/json"
+# Named TOML, or not named at all: curl says x-www-form-urlencoded of what it is given to send.
+_TOML_TYPES: Final = (TOML, "application/x-toml", "text/toml", "text/x-toml", "text/plain")
+_NO_TYPES: Final = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 EXAMPLE: Final[dict[str, Any]] = {
     "id": "road-ponding", "title": {"zh": "道路积水", "en": "Road ponding"}, "kind": "drainage.ponding_depth",
@@ -81,9 +84,14 @@ def router(service: ServiceView) -> APIRouter:
     @routes.put(
         "/rules",
         summary="替换整个规则集 / Replace the whole rule set",
-        description="包括默认规则包。整体接受或整体拒绝，列出全部错误；相同的规则保留其状态，被删规则的报警关闭。 / "
-        "The default pack included; all or nothing; equal rules keep their state.",
-        responses=example({"version": 4}) | {422: {"description": "有误 / mistakes, all listed"}},
+        description="包括默认规则包。整体接受或整体拒绝，列出全部错误；相同的规则保留其状态，被删规则的报警关闭。"
+        "空规则集须写明 `rule = []`。 / "
+        "The default pack included; all or nothing; equal rules keep their state. An empty set is said by `rule = []`.",
+        responses=example({"version": 4})
+        | {
+            415: {"description": "既非 TOML 也非 JSON / neither TOML nor JSON"},
+            422: {"description": "有误 / mistakes, all listed"},
+        },
         openapi_extra=_BODY,
     )
     async def put_rules(
@@ -91,7 +99,13 @@ def router(service: ServiceView) -> APIRouter:
     ) -> Response:
         data = await request.body()
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        is_json = media.endswith("json") or (media not in (TOML, "text/plain") and data.lstrip()[:1] == b"{")
+        is_json = media.endswith("json") or (media in _NO_TYPES and data.lstrip()[:1] == b"{")
+        if not is_json and media not in _TOML_TYPES + _NO_TYPES:
+            raise Invalid("Content-Type", f"must be {TOML} or {JSON}", f"必须是 {TOML} 或 {JSON}", 415)
+        if not data.strip():
+            raise Invalid(
+                "", "the body is empty; an empty rule set is rule = []", "请求体为空；空规则集应写为 rule = []"
+            )
         if is_json:
             text = (await run_in_threadpool(_from_json, data, service)).text
         else:

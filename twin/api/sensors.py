@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -13,14 +12,17 @@ from twin.api.errors import Invalid, done
 from twin.api.parameters import (
     After,
     Box,
+    Key,
     Limit,
     Text,
     box,
     cursor,
+    decoded,
     example,
     indices,
     json_answer,
     json_object,
+    once,
     page,
     parse_cursor,
     text_field,
@@ -165,7 +167,7 @@ def router(service: ServiceView) -> APIRouter:
         responses=example({"created": 1, "updated": 0}) | {422: {"description": "有误 / mistakes, all listed"}},
         openapi_extra=_BODY,
     )
-    async def put_sensors(request: Request) -> Response:
+    async def put_sensors(request: Request, key: Key = None) -> Response:
         data = await request.body()
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         is_json = media.endswith("json") or (media != "text/csv" and data.lstrip()[:1] in (b"{", b"["))
@@ -175,7 +177,7 @@ def router(service: ServiceView) -> APIRouter:
             sensors = await run_in_threadpool(sensors_from_json, given, service.kinds, default_tenant=tenant)
         else:
             sensors = await run_in_threadpool(parse_sensors_csv, data, service.kinds, default_tenant=tenant)
-        return json_answer(await done(service.commands.put_sensors(sensors)))
+        return json_answer(await done(service.commands.put_sensors(sensors, await once(request, key))))
 
     @routes.get(
         "/sensors/{device}/{property:path}",
@@ -221,10 +223,7 @@ def router(service: ServiceView) -> APIRouter:
 
 def json_list(data: bytes) -> list[Any]:
     """The objects of a JSON body: one, a list, or a list under `items`."""
-    try:
-        given = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise Invalid("", f"the body is not JSON: {error}", "请求体不是 JSON", 400) from None
+    given = decoded(data)
     if isinstance(given, dict):
         items = given.get("items")
         return items if isinstance(items, list) and "device" not in given else [given]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
-from twin.api.auth import STANDING, SUBPROTOCOL, is_token
+from twin.api.auth import STANDING, answered_subprotocol, is_token
 from twin.api.protection import PROTOCOL
 from twin.api.view import ServiceView
 from twin.live import (
@@ -47,7 +47,8 @@ class LiveSocket:
         live.start()
         if (await receive())["type"] != "websocket.connect":
             return
-        await send({"type": "websocket.accept", "subprotocol": _subprotocol(scope)})
+        subprotocol = answered_subprotocol(scope.get("subprotocols", []), self.service.settings.api_token)
+        await send({"type": "websocket.accept", "subprotocol": subprotocol})
         client = Client()
         tasks = [
             asyncio.create_task(self._listen(scope, receive, client)),
@@ -119,13 +120,6 @@ async def _frame(receive: Receive) -> str | bytes | None:
         return None
     data: str | bytes | None = message.get("text")
     return data if data is not None else message.get("bytes") or b""
-
-
-def _subprotocol(scope: Scope) -> str | None:
-    """Browsers need one of those they offered back; rather one that is no secret."""
-    offered: list[str] = scope.get("subprotocols", [])
-    plain = [name for name in offered if not name.startswith(SUBPROTOCOL)]
-    return next(iter(plain or offered), None)
 
 
 async def _close(scope: Scope, send: Send, code: int, reason: str, detail: str | None) -> None:

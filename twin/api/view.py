@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from ingest.commands import Once
 from twin.catalog import Catalog
 from twin.live import Live
 from twin.model import Alert, Micros, Sensor
@@ -38,19 +39,21 @@ class RulesView(Protocol):
 class CommandsView(Protocol):
     """What people ask of the running system: carried out between two batches, committed when the future is done."""
 
-    def act(self, alert_id: str, action: str, by: str | None, note: str | None, key: str | None) -> Future[bytes]: ...
+    def act(
+        self, alert_id: str, action: str, by: str | None, note: str | None, once: Once | None = None
+    ) -> Future[bytes]: ...
 
     def put_rules(self, text: str, by: str | None) -> Future[int]: ...
 
-    def put_sensors(self, sensors: Sequence[Sensor]) -> Future[dict[str, int]]: ...
+    def put_sensors(self, sensors: Sequence[Sensor], once: Once | None = None) -> Future[dict[str, int]]: ...
 
     def patch_sensor(self, sensor_id: str, changes: dict[str, Any], by: str | None) -> Future[Sensor]: ...
 
     def replace_device(
-        self, device: str, hardware: str, since: Micros | None, by: str | None
+        self, device: str, hardware: str, since: Micros | None, by: str | None, once: Once | None = None
     ) -> Future[dict[str, Any]]: ...
 
-    def redrive(self, ids: Sequence[int] | None) -> Future[dict[str, int]]: ...
+    def redrive(self, ids: Sequence[int] | None, once: Once | None = None) -> Future[dict[str, int]]: ...
 
 
 class ServiceView(Protocol):

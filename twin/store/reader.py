@@ -351,6 +351,8 @@ class Reader:
         return [rows.alert(row) for row in found]
 
     async def alert(self, alert_id: str) -> Alert | None:
+        if "\0" in alert_id:  # no text of PostgreSQL has one
+            return None
         found = await self._rows(f"select {rows.ALERT_COLUMNS} from alerts a where a.id = %s", (alert_id,))
         return rows.alert(found[0]) if found else None
 
@@ -437,6 +439,8 @@ class Reader:
 
     async def has_asset(self, asset: str) -> bool:
         """Whether the database knows this asset, or an alert names it (a group)."""
+        if "\0" in asset:
+            return False
         found = await self._rows(
             "select exists (select from assets where id = %(id)s) or exists (select from alerts where asset = %(id)s)",
             {"id": asset},

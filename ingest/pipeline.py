@@ -162,6 +162,8 @@ class Pipeline:
                 self._tick_if_due()
                 self._checkpoint_if_due()
             self._checkpoint_if_due(force=True)
+        except Stopping:
+            return
         except Exception:
             # What is committed and what is in memory may differ now: only a new start makes them one again.
             self.failures += 1
@@ -261,15 +263,14 @@ class Pipeline:
             counts.quarantined += outcome.counts.quarantined
         if committed.events or len(outcome.readings):
             self.publish(committed.events, outcome.readings)
-        self._follow(committed)
+        self._follow(committed.catalog_version, committed.rules_version)
 
-    def _follow(self, committed: Committed) -> None:
-        """Take over what others changed. What cannot be taken over is left, told in the log, and tried again with the
-        next commit."""
+    def _follow(self, catalog_version: int, rules_version: int) -> None:
+        """Take over what others changed. What cannot be taken over is left, told in the log, and tried again later."""
         try:
-            if committed.catalog_version != self.judgement.catalog.version:
+            if catalog_version != self.judgement.catalog.version:
                 self._with_database(self.follow_catalog)
-            if committed.rules_version != self.judgement.rules_version:
+            if rules_version != self.judgement.rules_version:
                 self._with_database(self.follow_rules)
         except Refused as refused:
             log.error("the database holds what this service cannot take over: %s", refused)
@@ -432,10 +433,7 @@ class Pipeline:
     def _look_around(self) -> None:
         """While nothing comes in, see what others changed."""
         standing = self.writer.standing()
-        if standing.catalog_version != self.judgement.catalog.version:
-            self.follow_catalog()
-        if standing.rules_version != self.judgement.rules_version:
-            self.follow_rules()
+        self._follow(standing.catalog_version, standing.rules_version)
         if standing.batch > self.batch:
             first, self.batch = self.batch + 1, standing.batch
             self._absorb(first, standing.batch)

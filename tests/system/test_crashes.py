@@ -121,7 +121,7 @@ def test_killing_the_service_between_commit_and_acknowledgement(
 ) -> None:
     city = prepared(cimtwin(**({} if broker == "nats-server" else {"CIMTWIN_MQTT_URL": mosquitto})))
     redelivered = 0
-    stream = Stream(city, 1500)
+    stream = Stream(city, 5000)
     for attempt in range(12):
         before = city.stats()["readings_stored"]
         until(

@@ -37,7 +37,7 @@ def recognise(data: bytes, name: str) -> FileKind:
     header = {cell.strip().strip('"').lower() for cell in re.split("[,;\\t]", first)}
     if header & {"device", "property"}:
         return "readings" if header & {"observed_at", "time", "value", "timestamp"} else "sensors"
-    if name.lower().endswith(".toml") or re.search(r"^\s*\[\[", text, re.MULTILINE):
+    if name.lower().endswith(".toml") or re.search(r"^\s*\[\[\s*[A-Za-z_]", text, re.MULTILINE):
         return "rules"
     if not text.strip():
         raise Refused([Problem(name, "", "is empty / 文件为空")], name)

@@ -257,6 +257,7 @@ class Docket:
                     )
                 )  # fmt: skip
         seen: set[str] = set()
+        worsened: set[str] = set()
         for t, peak in due:
             before = len(self.events)
             alert = self.judge(t, peak, is_retroactive=t.observed_at <= new_from.get(t.sensor, 0))
@@ -266,7 +267,9 @@ class Docket:
             same = told.get(_identity(self.events[-1]))
             if same is not None and same.id in kept:
                 self.events.pop()
-        self._keep_acknowledged(acknowledged, seen, withdrawn)
+            elif self.events[-1].transition == "escalated":
+                worsened.add(alert.id)
+        self._keep_acknowledged(acknowledged, seen - worsened, withdrawn)
         for n in range(first_new, len(self.events)):
             event = self.events[n]
             if (
@@ -275,10 +278,10 @@ class Docket:
             ):
                 self.events[n] = replace(event, state=self._changed[event.alert_id].state)
 
-    def _rewind(self, base: dict[tuple[str, str], str], said: Sequence[AlertEvent]) -> set[str]:
+    def _rewind(self, base: dict[tuple[str, str], str], said: Sequence[AlertEvent]) -> dict[str, int]:
         """Put the alerts of `said` back to how they stood at the base: those raised since are withdrawn until a verdict
-        raises them again. Returns the ids of those that were acknowledged."""
-        acknowledged = set()
+        raises them again. Returns the ids of those that were acknowledged, with the worst level that they had had."""
+        acknowledged = {}
         first: dict[str, AlertEvent] = {}
         for event in said:
             first.setdefault(event.alert_id, event)
@@ -287,7 +290,7 @@ class Docket:
             if alert is None:
                 continue
             if alert.state in (AlertState.ACTIVE_ACKNOWLEDGED, AlertState.CLEARED):
-                acknowledged.add(id_)
+                acknowledged[id_] = alert.peak_level
             if base.get((alert.rule, subject_of(alert))) == id_:
                 state = alert.state if alert.state.is_active else _REOPENED[alert.state]
                 level = event.previous_level if event.transition != "cleared" else event.level
@@ -301,15 +304,18 @@ class Docket:
                 )  # fmt: skip
         return acknowledged
 
-    def _keep_acknowledged(self, acknowledged: set[str], seen: set[str], withdrawn: set[str]) -> None:
-        """What somebody acknowledged stays acknowledged, also where late data gave the alert another beginning."""
-        keys = {
-            (a.rule, subject_of(a)) for id_ in acknowledged & withdrawn if (a := self._changed.get(id_)) is not None
-        }
+    def _keep_acknowledged(self, acknowledged: dict[str, int], seen: set[str], withdrawn: set[str]) -> None:
+        """What somebody acknowledged stays acknowledged, also where late data gave the alert another beginning, but
+        not where it has become worse than what was acknowledged."""
+        worst: dict[tuple[str, str], int] = {}
+        for id_ in acknowledged.keys() & withdrawn:
+            if (alert := self._changed.get(id_)) is not None:
+                key = alert.rule, subject_of(alert)
+                worst[key] = max(acknowledged[id_], worst.get(key, 0))
         for id_ in seen:
             alert = self._changed[id_]
-            is_new_beginning = id_ not in acknowledged and (alert.rule, subject_of(alert)) in keys
-            if (id_ in acknowledged or is_new_beginning) and alert.state in _AFTER_ACKNOWLEDGE:
+            known = acknowledged.get(id_, worst.get((alert.rule, subject_of(alert)), -1))
+            if alert.level <= known and alert.state in _AFTER_ACKNOWLEDGE:
                 self._put(replace(alert, state=_AFTER_ACKNOWLEDGE[alert.state]))
 
     # People

@@ -332,8 +332,10 @@ class Judgement:
         if len(redo):
             stored = readings.take((is_new | is_late) & np.isin(readings.sensor, redo))
             late_from = self._first_late(redo, readings.take(is_late & judgeable))
-            decision.updates.append(self._judge_again(redo, late_from, stored, docket, archive))
-            decision.judged_again = redo, late_from
+            update, after = self._judge_again(redo, late_from, stored, docket, archive)
+            decision.updates.append(update)
+            # What lies before the point that was started from is not judged, and changes no snapshot.
+            decision.judged_again = redo, np.maximum(late_from, after + 1)
 
     def _to_judge_again(self, readings: Readings, stored: Bools, late: Bools) -> Indices:
         """Sensors with a late reading that is not too late to bear on what was said."""
@@ -354,8 +356,9 @@ class Judgement:
 
     def _judge_again(
         self, redo: Indices, late_from: Ints, stored: Readings, docket: Docket, archive: Archive
-    ) -> Update:  # fmt: skip
-        """Judge sensors again from the newest snapshot before `late_from`, over all that is now known of them."""
+    ) -> tuple[Update, Ints]:  # fmt: skip
+        """Judge sensors again from the newest snapshot before `late_from`, over all that is now known of them; the
+        change of state, and by sensor the time from which on they were judged."""
         pick, after = self._bases(redo, late_from)
         small = self.engine.fork(redo, [snapshot.engine for snapshot in self.snapshots], pick)
         known = Readings.join([archive.history(redo, after), stored])
@@ -374,7 +377,7 @@ class Judgement:
                 base.setdefault(key, alert.id)
         newest = {int(index): int(self.state.observed_at[index]) for index in redo}
         docket.rejudge(base, said, peaks, newest)
-        return self.engine.merge(small)
+        return self.engine.merge(small), after
 
     def _bases(self, redo: Indices, late_from: Ints) -> tuple[Ints, Ints]:
         """By sensor, which snapshot to start from (-1: at rest, from the beginning) and its newest event time there.
@@ -497,8 +500,8 @@ class Judgement:
             redo = np.unique(in_time.sensor)
             first = np.full(len(redo), np.iinfo(np.int64).max)
             np.minimum.at(first, np.searchsorted(redo, in_time.sensor), in_time.observed_at)
-            self._outdate(redo, first)
             pick, after = self._bases(redo, first)
+            self._outdate(redo, np.maximum(first, after + 1))
             small = self.engine.fork(redo, [snapshot.engine for snapshot in self.snapshots], pick)
             known = archive.history(redo, after)
             known = by_sensor_and_time(known.take(known.judgeable()))

@@ -294,10 +294,13 @@ class OfflineWatches:
                 state.domains[key] = told_domains.get(key, alert.raised_at)
         by = state.gateway[self.rows.sensor]
         is_covered = np.zeros(len(self.rows), bool)
-        for rule, gateway in state.groups:
-            is_covered |= (self.rows.rule == rule) & (by == gateway)
+        for (rule, gateway), (raised_at, _) in state.groups.items():
+            mine = (self.rows.rule == rule) & (by == gateway)
+            is_covered |= mine
+            newly = mine & (state.status == FINE)
+            state.status[newly] = HELD
+            state.silent_at[newly] = raised_at
         state.status[(state.status == HELD) & ~is_covered] = FINE
-        state.status[(state.status == FINE) & is_covered] = HELD
         state.bound = NEVER
         self._attend()
 

@@ -237,24 +237,56 @@ def test_a_late_reading_that_undoes_an_alert_withdraws_it_and_says_so() -> None:
     assert after.alert_rows[told[0].alert_id].flags == ("withdrawn",)
 
 
-def test_what_was_acknowledged_stays_so_when_late_data_moves_its_beginning() -> None:
-    over = catalog()
-    now, kept = judgement(over), Kept()
-    now.keep_snapshot(now.snapshot(0, START))
+class Desk:
+    """A judgement with its archive, taking readings and an acknowledgement by hand."""
 
-    def take(readings: Sequence[Reading]) -> Decision:
+    def __init__(self) -> None:
+        self.now, self.kept = judgement(catalog()), Kept()
+        self.now.keep_snapshot(self.now.snapshot(0, START))
+
+    def take(self, readings: Sequence[Reading]) -> None:
         raw = messages(readings)
-        decision = now.decide(raw, now.decode(raw), kept, START)
-        kept.commit(decision)
-        now.apply(decision)
-        return decision
+        self.commit(self.now.decide(raw, self.now.decode(raw), self.kept, START))
 
+    def commit(self, decision: Decision) -> None:
+        self.kept.commit(decision)
+        self.now.apply(decision)
+
+    def acknowledge(self) -> None:
+        docket = self.now.docket(START)
+        docket.acknowledge(next(iter(self.now.book.open.values())), "duty", None)
+        self.commit(self.now.decision_of(docket))
+
+
+def test_what_was_acknowledged_does_not_stay_so_when_it_gets_worse_beside_late_data() -> None:
+    desk = Desk()
+    desk.take([(0, 0, 12.0), (0, 3, 12.0)])
+    desk.acknowledge()
+    desk.take([(0, 1, 12.0), (0, 4, 45.0)])
+    (alert,) = [a for a in desk.now.book.open.values() if a.rule == "ponding"]
+    assert (alert.level, alert.state) == (4, AlertState.ACTIVE_UNACKNOWLEDGED)
+    (told,) = [e for e in desk.kept.events if e.transition == "escalated"]
+    assert told.state is AlertState.ACTIVE_UNACKNOWLEDGED
+
+
+def test_late_readings_from_before_the_oldest_snapshot_leave_history_alone() -> None:
+    desk = Desk()
+    desk.take([(0, 0, 45.0), (0, 3, 0.0), (0, 6, 0.0), (0, 500, 0.0)])
+    told = len(desk.kept.events)
+    desk.now.snapshots = [desk.now.snapshot(1, START)]
+    desk.kept.readings.clear()  # what retention dropped
+    for minute in (400, 401, 402):
+        desk.take([(0, minute, 0.0)])
+    assert len(desk.kept.events) == told
+    desk.take([(0, 501, 45.0)])
+    assert [e.transition for e in desk.kept.events[told:] if e.rule == "ponding"] == ["raised"]
+
+
+def test_what_was_acknowledged_stays_so_when_late_data_moves_its_beginning() -> None:
+    desk = Desk()
+    now, take = desk.now, desk.take
     take([(0, 0, 12.0), (0, 3, 12.0), (0, 5, 12.0)])
-    docket = now.docket(START)
-    docket.acknowledge(next(iter(now.book.open.values())), "duty", None)
-    acknowledged = now.decision_of(docket)
-    kept.commit(acknowledged)
-    now.apply(acknowledged)
+    desk.acknowledge()
     take([(0, 1, 0.0)])
     (alert,) = now.book.open.values()
     assert alert.raised_at == START + 5 * MINUTE

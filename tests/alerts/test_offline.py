@@ -247,9 +247,10 @@ def test_batching_ticks_and_restarts_change_nothing(
     steps: list[tuple[int, int, int]], marks: set[int], ticks: list[tuple[int, int]], restart: bool
 ) -> None:
     arrivals, at = [], T0
+    routes: dict[int, int] = {}  # a sensor speaks for itself or by one gateway; one that changes is another test's
     for s, gap, g in steps:
-        at += gap * SECOND
-        arrivals.append((s, at, g))
+        at += gap * SECOND + 1  # of two messages in one microsecond none is the earlier
+        arrivals.append((s, at, routes.setdefault(s, g)))
     end = at + 3000 * SECOND
     reference = Plain(new())
     for arrival in arrivals:

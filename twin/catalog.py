@@ -198,11 +198,6 @@ class Catalog:
     def kind(self, index: int) -> Kind:
         return self.kinds[self.sensors[index].kind]
 
-    def in_box(self, west: float, south: float, east: float, north: float) -> Ints:
-        """Indices of the sensors inside a box of WGS 84 degrees, borders included."""
-        lon, lat = self.lon, self.lat
-        return np.flatnonzero((lon >= west) & (lon <= east) & (lat >= south) & (lat <= north))
-
 
 def _or_nan(value: float | None) -> float:
     return np.nan if value is None else value

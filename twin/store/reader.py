@@ -92,12 +92,6 @@ class DayCount(NamedTuple):
     late: int
 
 
-class RuleVersion(NamedTuple):
-    version: int
-    by: str | None
-    created_at: Micros
-
-
 class Part(NamedTuple):
     """A stretch of a bucketed range: from the raw rows, or from the aggregate."""
 
@@ -428,15 +422,6 @@ class Reader:
         found = await self._rows("select text from rule_sets where version = %s", (version,))
         return found[0][0] if found else None
 
-    async def rule_versions(self, limit: int, before: int | None = None) -> list[RuleVersion]:
-        """Rule sets with a version below `before`, newest first."""
-        found = await self._rows(
-            "select version, by, created_at from rule_sets where (%(before)s::int is null or version < %(before)s)"
-            " order by version desc limit %(limit)s",
-            {"before": before, "limit": limit},
-        )
-        return [RuleVersion(version, by, micros(created_at)) for version, by, created_at in found]
-
     async def has_asset(self, asset: str) -> bool:
         """Whether the database knows this asset, or an alert names it (a group)."""
         if "\0" in asset:
@@ -538,4 +523,4 @@ async def _windows(
     return found
 
 
-__all__ = ["WIDTHS", "AlertQuery", "Bucket", "DayCount", "Part", "Quarantined", "Reader", "RuleVersion", "plan"]
+__all__ = ["WIDTHS", "AlertQuery", "Bucket", "DayCount", "Part", "Quarantined", "Reader", "plan"]

@@ -187,6 +187,11 @@ def test_a_waveform_is_stored_and_summarised(cimtwin: Callable[..., Cimtwin]) ->
     assert summary["rms"] == pytest.approx(0.2 / math.sqrt(2), rel=1e-4)
     assert summary["peak_to_peak"] == pytest.approx(0.4, rel=1e-2)
     assert summary["frequency"] == pytest.approx(5, abs=0.05)
+    city_patch(city, "b1/acc_z", {"mode": "test"})
+    city.publish(("cim/v1/桥梁处/b1/waveform", {"ts": T0 + 5000, "rate_hz": 100, "values": {"acc_z": samples}}))
+    city.drained(3)
+    (tested,) = city.get("/latest", sensor="b1/acc_z.rms")["items"]
+    assert (tested["quality"], tested["reasons"]) == ("bad", ["test"])
 
 
 def test_a_silent_gateway_is_one_alert_and_a_lone_silent_sensor_its_own(cimtwin: Callable[..., Cimtwin]) -> None:

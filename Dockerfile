@@ -1,12 +1,13 @@
-# The service alone, for a database and a broker that run elsewhere (docker-compose.yml). Nothing that builds is left in
-# the second stage, and it runs as an ordinary user.
+# The service alone, for a database and a broker that run elsewhere (docker-compose.yml). pip builds the page, too, with
+# the Node that hatch_build.py asks for. Nothing that builds is left in the second stage, and it runs as an ordinary user.
 FROM python:3.12-slim AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY twin twin
 COPY ingest ingest
 COPY alerts alerts
 COPY models3d models3d
+COPY web web
 RUN python -m venv /opt/cimtwin \
     && /opt/cimtwin/bin/pip install --no-cache-dir --disable-pip-version-check . \
     && /opt/cimtwin/bin/pip uninstall --yes --quiet pip

@@ -7,10 +7,11 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-timescale check bench clean
+.PHONY: help setup page demo test test-quick test-timescale check bench clean
 
 help:
 	@echo "make demo            the demo city on an embedded database and broker"
+	@echo "make page            the page that the service shows, built from web/; all the others see to it, too"
 	@echo "make test            every test, on plain PostgreSQL"
 	@echo "make test-quick      the tests that need no broker and no database"
 	@echo "make test-timescale DATABASE_URL=postgresql://...    every test, on a server with TimescaleDB"
@@ -19,6 +20,8 @@ help:
 
 setup:
 	@.ci/setup
+
+page: setup
 
 demo: setup
 	@$(BIN)/cimtwin demo $(ARGS)
@@ -39,10 +42,11 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/python hatch_build.py check
 
 bench:
 	@.ci/setup test
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis web/node_modules twin/web

@@ -10,7 +10,20 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import WebSocketRoute
 
-from twin.api import alerts, auth, description, devices, errors, health, quarantine, readings, rules, sensors, stats
+from twin.api import (
+    alerts,
+    auth,
+    description,
+    devices,
+    errors,
+    health,
+    page,
+    quarantine,
+    readings,
+    rules,
+    sensors,
+    stats,
+)
 from twin.api.protection import Protection
 from twin.api.socket import LiveSocket
 from twin.api.view import ServiceView
@@ -50,9 +63,12 @@ def create_app(service: ServiceView) -> FastAPI:
         api.include_router(subject.router(service))
     app.include_router(api)
     app.router.routes.append(WebSocketRoute("/ws/v1/live", LiveSocket(service), name="live"))
+    page_files = page.files(page.FOLDER)
+    app.router.routes.extend(page.routes(page_files))
     description.install(app, has_token=service.settings.api_token is not None)
     # The last added is the outermost: nothing goes out without the headers, nothing is read that may not come in.
-    app.add_middleware(auth.Gate, token=service.settings.api_token)
+    open_paths = auth.OPEN_PATHS | page_files.keys() | {"/"}
+    app.add_middleware(auth.Gate, token=service.settings.api_token, open_paths=open_paths)
     app.add_middleware(Protection)
     return app
 

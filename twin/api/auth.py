@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Collection
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ from twin.api.errors import problem
 from twin.api.protection import PAGES
 from twin.settings import is_loopback
 
-# Without a token: alive and ready, and the API's description, which holds no data.
+# Without a token: alive and ready, and the API's description, which holds no data; nor do the page's files.
 OPEN_PATHS: Final = frozenset(("/healthz", "/readyz", "/openapi.json", *PAGES))
 OPEN_FILES: Final = "/static-offline-docs/"
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS", "QUERY"))
@@ -89,11 +90,12 @@ def is_local_origin(origin: str) -> bool:
 
 
 class Gate:
-    """ASGI: lets through who may call, and answers the others."""
+    """ASGI: lets through who may call, and answers the others. `open_paths` need no token."""
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, open_paths: Collection[str]) -> None:
         self.app = app
         self.token = token
+        self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -120,7 +122,7 @@ class Gate:
     def _refuse_http(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
         if self.token is not None:
-            if scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FILES):
+            if scope["path"] in self.open_paths or scope["path"].startswith(OPEN_FILES):
                 return None
             given = bearer(headers)
             if given is None:

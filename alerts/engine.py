@@ -306,6 +306,34 @@ class Engine:
                 self.gateway((alert.asset or "").removesuffix("/gateway"))
         self.offline.settle({name: index for index, name in enumerate(names)}, standing)
 
+    def open(self, alerts: Iterable[Alert]) -> None:
+        """Take up, in watches at rest or open at another level, the level of alerts that stand active."""
+        for alert in alerts:
+            rule = self.rules.by_id.get(alert.rule)
+            family = self.families.get(DETECTORS.get(rule.detector, "")) if rule else None
+            own = int(self._own(np.array([alert.sensor_index], np.int32))[0])
+            if rule is None or family is None or not 0 <= own < self._size:
+                continue
+            row = family.rows.find(np.array([own]), np.array([self.rules.index(alert.rule)]))
+            if row[0] >= 0 and family.level()[row[0]] != alert.level:
+                family.apply([Patch(row, {"level": np.array([alert.level], np.int8)})])
+
+    def rules_on(self, sensor: int) -> list[int]:
+        """The places, ascending, of the rules that look at this sensor."""
+        own = self._own(np.array([sensor], np.int32))
+        if not 0 <= own[0] < self._size:
+            return []
+        watched = [*(family.rows for family in self.families.values()), self.offline.rows]
+        return sorted({rule for rows in watched for rule in rows.rule[rows.of_sensors(own)].tolist()})
+
+    def memory(self) -> Ints:
+        """By sensor, the span of readings (µs) after which how its watches stand rests on what they showed since."""
+        result = np.zeros(self._size, np.int64)
+        by_rule = np.array([rule.memory for rule in self.rules.rules] or [0], np.int64)
+        for family in self.families.values():
+            np.maximum.at(result, family.rows.sensor, by_rule[family.rows.rule])
+        return result
+
     def known_gateway(self, sensor: NDArray[Any]) -> Indices:
         """By sensor, the gateway its last message came by, as `heard` takes it."""
         return np.asarray(self.offline.state.gateway[sensor])

@@ -43,6 +43,8 @@ _REOPENED: Final = {
     AlertState.CLEARED: AlertState.ACTIVE_ACKNOWLEDGED,
 }
 
+_DIGEST_MASK: Final = (1 << 128) - 1
+
 
 class AlertBook:
     """The open alerts (all but `cleared`) by id, and the active ones by rule and subject."""
@@ -74,6 +76,74 @@ def listed(alerts: Iterable[Alert]) -> list[Alert]:
 def subject_of(alert: Alert) -> str:
     """What the alert is on: its sensor, or the group its asset field names."""
     return alert.sensor if alert.sensor is not None else alert.asset or ""
+
+
+def surviving(events: Sequence[AlertEvent]) -> list[AlertEvent]:
+    """What still counts of events in the order they were told: neither what late data took back, nor the taking
+    back."""
+    replaced = {event.replaces for event in events if event.transition == "withdrawn"}
+    return [event for event in events if event.transition != "withdrawn" and event.id not in replaced]
+
+
+def as_of(alert: Alert, events: Iterable[AlertEvent]) -> Alert | None:
+    """The alert as these of its events, in the order of their event times, left it; None before it was raised."""
+    standing: Alert | None = None
+    for event in events:
+        standing = follow(standing, event, alert)
+    return standing
+
+
+def follow(standing: Alert | None, event: AlertEvent, alert: Alert) -> Alert | None:
+    """How an alert stands after one more of its recorded events; `alert` has what does not change with events."""
+    if event.transition == "raised":
+        return replace(
+            alert, level=event.level, peak_level=event.level, state=AlertState.ACTIVE_UNACKNOWLEDGED, flags=(),
+            raised_at=event.observed_at, cleared_at=None, value=event.value, peak_value=event.value,
+            threshold=event.threshold, message_zh=event.message_zh, message_en=event.message_en,
+            rule_version=event.rule_version,
+        )  # fmt: skip
+    if standing is None:
+        return None
+    if event.transition == "acknowledged":
+        return replace(standing, state=_AFTER_ACKNOWLEDGE.get(standing.state, standing.state))
+    if event.transition == "closed":
+        return replace(standing, state=AlertState.CLEARED, cleared_at=standing.cleared_at or event.observed_at)
+    if event.transition not in JUDGEMENTS:
+        return standing
+    state, cleared_at = standing.state, standing.cleared_at
+    if event.transition == "cleared":
+        state, cleared_at = _AFTER_CLEAR.get(state, state), event.observed_at
+    elif event.transition == "escalated":
+        state = AlertState.ACTIVE_UNACKNOWLEDGED
+    return replace(
+        standing, level=event.level, peak_level=max(standing.peak_level, event.level), state=state,
+        cleared_at=cleared_at, value=event.value, threshold=event.threshold, message_zh=event.message_zh,
+        message_en=event.message_en, rule_version=event.rule_version,
+    )  # fmt: skip
+
+
+class Digest:
+    """A number for a set of alert events, equal for what contract 7 calls the same alert events: whatever their order,
+    `seq` and `at`. The sum of a hash of each."""
+
+    def __init__(self, total: int = 0, count: int = 0) -> None:
+        self.total = total
+        self.count = count
+
+    def add(self, event: AlertEvent) -> None:
+        told = (
+            event.rule, event.sensor or event.asset or "", event.transition, int(event.level), event.observed_at,
+            event.value, event.threshold,
+        )  # fmt: skip
+        digest = hashlib.blake2b(repr(told).encode(), digest_size=16).digest()
+        self.total = (self.total + int.from_bytes(digest, "big")) & _DIGEST_MASK
+        self.count += 1
+
+    def copy(self) -> Digest:
+        return Digest(self.total, self.count)
+
+    def __str__(self) -> str:
+        return f"{self.total:032x}"
 
 
 class Docket:
@@ -208,6 +278,19 @@ class Docket:
             lon=alert.lon, lat=alert.lat, message_zh=alert.message_zh, message_en=alert.message_en,
             is_retroactive=is_retroactive, replaces=replaces, by=by, note=note,
         )  # fmt: skip
+
+    # Replays
+
+    def retell(self, event: AlertEvent, alert: Alert | None) -> None:
+        """Tell a recorded event that no reading causes (a person's action, a silence) again. `alert`, as recorded,
+        serves where it is raised. Nothing is told of an alert that there is not."""
+        standing = self.find(event.alert_id)
+        known = alert or standing
+        after = follow(standing, event, known) if known is not None else None
+        if after is None:
+            return
+        self._put(after)
+        self.events.append(replace(event, state=after.state, seq=0))
 
     # Late data
 

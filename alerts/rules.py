@@ -125,6 +125,11 @@ class Rule:
     fingerprint: int = 0
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def memory(self) -> Micros:
+        """The span of readings before a moment that, with the level open at its start, tells how this rule stands."""
+        return self.window + self.stuck_for + max(*self.hold, self.clear_hold)
+
     def judged(self) -> tuple[Any, ...]:
         """Everything that bears on which alerts the rule gives."""
         selection = (self.kind, tuple(sorted(self.sensors)), self.where)

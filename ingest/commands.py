@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 OK = 200
 REDRIVE_AT_ONCE = 1000  # quarantined messages tried again in one commit
+
+
+OTHER_REQUEST: Final = "was used for another request or body / 该 Idempotency-Key 已用于其他请求或内容"
 
 
 class Once(NamedTuple):
@@ -68,8 +71,7 @@ class Commands:
             return None
         route, _, answer = done
         if route != once.route:
-            text = "was used for another request or body / 该 Idempotency-Key 已用于其他请求或内容"
-            raise Refused([Problem("Idempotency-Key", "", text)])
+            raise Refused([Problem("Idempotency-Key", "", OTHER_REQUEST)])
         return answer
 
     def _transact(self, once: Once | None, write: Callable[[Connection], T]) -> T:

@@ -324,11 +324,10 @@ class Judgement:
         take = is_new & judgeable
         if len(redo):
             take &= ~np.isin(readings.sensor, redo)
-        fresh = by_sensor_and_time(readings.take(take))
-        transitions, update = self.engine.observe(fresh)
+        verdicts, update = self.verdicts(readings.take(take))
         decision.updates.append(update)
-        for transition in transitions:
-            docket.judge(transition, self._peak(self.engine, transition, fresh))
+        for transition, peak in verdicts:
+            docket.judge(transition, peak)
         if len(redo):
             stored = readings.take((is_new | is_late) & np.isin(readings.sensor, redo))
             late_from = self._first_late(redo, readings.take(is_late & judgeable))
@@ -336,6 +335,13 @@ class Judgement:
             decision.updates.append(update)
             # What lies before the point that was started from is not judged, and changes no snapshot.
             decision.judged_again = redo, np.maximum(late_from, after + 1)
+
+    def verdicts(self, readings: Readings) -> tuple[list[tuple[Transition, float]], Update]:
+        """What judgeable readings, newer than all their sensors showed, come to: transitions, each with the extreme
+        value of its alert so far, and the engine's change."""
+        fresh = by_sensor_and_time(readings)
+        transitions, update = self.engine.observe(fresh)
+        return self._with_peaks(self.engine, transitions, fresh), update
 
     def _to_judge_again(self, readings: Readings, stored: Bools, late: Bools) -> Indices:
         """Sensors with a late reading that is not too late to bear on what was said."""
@@ -365,7 +371,7 @@ class Judgement:
         known = known.take(known.judgeable() & (known.observed_at > after[np.searchsorted(redo, known.sensor)]))
         known = by_sensor_and_time(known)
         transitions, update = small.observe(known)
-        peaks = [(t, self._peak(small, t, known)) for t in transitions]
+        peaks = self._with_peaks(small, transitions, known)
         small.apply(update)
         said = [e for e in archive.said(redo, after) if self._is_by_readings(e.rule)]
         docket.load(archive.alerts(sorted({e.alert_id for e in said} - self.book.open.keys())))
@@ -397,16 +403,29 @@ class Judgement:
         known = self.rules.by_id.get(rule)
         return known is not None and known.detector != "offline"
 
-    def _peak(self, engine: Engine, t: Transition, judged: Readings) -> float:
-        """The extreme value of the alert's run up to a transition, of the readings judged with it and before."""
+    def _with_peaks(
+        self, engine: Engine, transitions: Sequence[Transition], judged: Readings
+    ) -> list[tuple[Transition, float]]:
+        """The transitions that `engine` told of these readings, before it took them in, with their alerts' peaks."""
+        since: dict[tuple[int, int], Micros] = {}  # of the alerts that these readings themselves raise
+        found = []
+        for t in transitions:
+            if t.before == 0:
+                since[t.rule, t.sensor] = t.since
+            found.append((t, self._peak(engine, t, judged, since.get((t.rule, t.sensor)))))
+        return found
+
+    def _peak(self, engine: Engine, t: Transition, judged: Readings, since: Micros | None) -> float:
+        """The extreme value of the alert up to a transition, of the readings judged with it, from `since` on, and,
+        where it is older than they are (None), of those before."""
         low, high = np.searchsorted(judged.sensor, [t.sensor, t.sensor + 1])
         at = judged.observed_at[low:high]
-        start = np.searchsorted(at, t.since) if t.before == 0 else 0
+        start = 0 if since is None else np.searchsorted(at, since)
         values = judged.value[low:high][start : np.searchsorted(at, t.observed_at, side="right")]
         if t.after == 0:
             values = values[:-1]  # the reading that cleared it is inside the limit
         rule = self.rules.rules[t.rule]
-        found = [] if t.before == 0 else [engine.extremes(t.rule, t.sensor)[1]]
+        found = [] if since is not None else [engine.extremes(t.rule, t.sensor)[1]]
         if len(values) and rule.detector in ("threshold", "range"):
             found += [float(values.max()), float(values.min())]
             if rule.detector == "threshold":

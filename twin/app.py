@@ -20,7 +20,7 @@ import uvicorn
 from alerts.engine import EngineState
 from alerts.lifecycle import AlertBook, listed
 from alerts.packs import default_text
-from alerts.rules import RuleSet, parse_rules
+from alerts.rules import Rule, RuleSet, parse_rules
 from ingest.commands import Commands
 from ingest.judgement import Judgement, Snapshot
 from ingest.mqtt import Inbox, PahoSource
@@ -31,6 +31,7 @@ from twin.catalog import Catalog
 from twin.embedded import DataDir, EmbeddedBroker, EmbeddedPostgres
 from twin.live import Live
 from twin.model import DAY, HOUR, SECOND, Alert, Micros, StoreUnavailable
+from twin.replays import Replays
 from twin.sensors import sensors_from_json
 from twin.settings import Address, Settings
 from twin.state import SensorState
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 WAIT_FOR_DATABASE_S: Final = 30.0
 WAIT_FOR_LOCK_S: Final = 3.0
+BUSY_AFTER: Final = 50_000  # µs a message waits
 AGGREGATE_EVERY_S: Final = 300.0
 PARTITIONS_EVERY_S: Final = 3600.0
 
@@ -99,10 +101,12 @@ class Service:
         self._wait_for_database(lambda: migrate(self.database_url))
         self.reader = Reader(self.database_url)
         self.live = Live(self)
+        self.replays = Replays(self, settings.replays)
         self._build()
         self.source.start()
         self.pipeline.start()
         self._spawn("upkeep", self._keep_up)
+        self._spawn("replays", self._watch_replays)
         if self._postgres is not None or self._broker is not None:
             self._spawn("watch", self._watch_servers)
 
@@ -226,6 +230,10 @@ class Service:
                 except Exception:
                     log.exception("%s could not be started again", server.word)
 
+    def _watch_replays(self) -> None:
+        while not self._stopping.wait(0.5):
+            self.replays.look()
+
     def _keep_up(self) -> None:
         """Write checkpoints, refresh aggregates, make and drop partitions."""
         next_refresh = time.monotonic() + AGGREGATE_EVERY_S
@@ -296,6 +304,8 @@ class Service:
     def stop(self) -> None:
         """Stop in the reverse order; what is not committed stays with the broker."""
         self._stopping.set()
+        if hasattr(self, "replays"):
+            self.replays.end()
         if hasattr(self, "source"):
             self.source.stop()
         if hasattr(self, "pipeline"):
@@ -341,6 +351,11 @@ class Service:
     def seq(self) -> int:
         return self.pipeline.seq
 
+    def rules_on(self, sensor: int) -> list[Rule]:
+        """The rules that look at a sensor, as they stand in the set in force."""
+        engine = self.judgement.engine
+        return [engine.rules.rules[number] for number in engine.rules_on(sensor)]
+
     def dirty(self, sensor: int) -> tuple[Micros, Micros] | None:
         return self.pipeline.dirty.span(sensor)
 
@@ -382,6 +397,12 @@ class Service:
             "pipeline": pipeline.is_running,
         }
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether messages have been waiting to be taken in."""
+        oldest = self.pipeline.inbox.oldest()
+        return oldest is not None and self.clock() - oldest > BUSY_AFTER
+
     def stats(self) -> dict[str, int | float | str]:
         pipeline, counts = self.pipeline, self.pipeline.counts
         inbox = pipeline.inbox
@@ -397,6 +418,7 @@ class Service:
             "batch": pipeline.batch,
             "lag_s": round(pipeline.lag_s, 6) if not len(inbox) else round(max(pipeline.lag_s, 0.001), 6),
             "ws_clients": len(self.live),
+            "replays": self.replays.running,
             "inbox_messages": len(inbox),
             "inbox_bytes": inbox.size,
             "inbox_waits": inbox.waits,

@@ -235,6 +235,40 @@ def judge(
             events.write_text(told, encoding="utf-8")
 
 
+@app.command()
+def replay(
+    from_: Annotated[str, typer.Option("--from", help="起始时刻(含) / from, included: 2023-12-18T00:00:00Z")],
+    to: Annotated[str, typer.Option(help="结束时刻(不含) / to, excluded")],
+    speed: Annotated[float, typer.Option(help="比记录快多少倍,0 为尽快 / times faster than recorded; 0: at once")] = 0,
+    sensor: Annotated[
+        list[str] | None, typer.Option(help="只放这些测点 / only these sensors (device/property)")
+    ] = None,
+    area: Annotated[str | None, typer.Option(help="范围 / minlon,minlat,maxlon,maxlat")] = None,
+    rules: Annotated[Path | None, typer.Option(help="换用这些规则 / these rules instead (TOML)")] = None,
+    received_before: Annotated[
+        str | None, typer.Option(help="只用此前已收到的数据 / only what had come by then")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="报警事件写入文件,缺省标准输出 / alert events (JSON lines); default: stdout")
+    ] = None,
+    config: Config = None,
+    data_dir: DataDirOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """回放已入库的读数与报警事件,只读 / play stored readings and alert events again, changing nothing."""
+    with plain_errors():
+        from twin.embedded import database_url_for_command
+        from twin.replaying import in_terminal
+
+        settings = settings_of(config, data_dir=data_dir, database_url=database_url)
+        named = None if rules is None else (str(rules), read(rules))
+        with database_url_for_command(settings) as dsn:
+            typer.echo(
+                f"cimtwin: {in_terminal(settings, dsn, (from_, to), speed, sensor, area, named, received_before, out)}",
+                err=True,
+            )
+
+
 @app.command("check-rules")
 def check_rules(
     files: Annotated[list[Path], typer.Argument(help="规则文件 / rules files")],

@@ -12,9 +12,10 @@ sensors whose newest reading it has yet to be told (at most one entry a sensor).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
@@ -352,10 +353,6 @@ def _text(frame: dict[str, Any]) -> str:
     return orjson.dumps(frame).decode()
 
 
-def event_frame(event: AlertEvent) -> str:
-    return _text({"type": "alert", "seq": event.seq, "event": event_json(event)})
-
-
 def error_frame(detail: str) -> str:
     return _text({"type": "error", "detail": detail})
 
@@ -410,9 +407,11 @@ class Client:
 
 
 class Live:
-    """All clients of one service. `publish` may be called from any one thread; the rest belongs to the loop."""
+    """All clients of one service, or of one replay (`replay`, its id, is then in every frame). `publish`, `tell`,
+    `begin_anew` and `end` may be called from any one thread; the rest belongs to the loop."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, replay: str | None = None) -> None:
+        self.replay = replay
         self.source = source  # its catalogue and state may be there only when the first client comes
         self.queue_frames = source.settings.ws_queue
         self._step = max(1, min(SLICE_EVENTS, self.queue_frames // 2))
@@ -423,7 +422,7 @@ class Live:
         self._by_readings: dict[ReadingFilter, set[Client]] = {}
         self._masks: dict[ReadingFilter, Bools] = {}
         self._masks_of = (-1, -1)
-        self._backlog: deque[list[AlertEvent]] = deque()
+        self._backlog: deque[list[AlertEvent] | dict[str, Any]] = deque()  # slices of events, and frames told between
         self._backlog_events = 0
         self._pump: asyncio.Task[None] | None = None
         self._pending: list[Readings] = []
@@ -463,6 +462,21 @@ class Live:
         self._backlog_events = 0
         self._pending.clear()
 
+    def end(self, code: int, reason: str) -> None:
+        """Close all clients for good, and stop. From any thread."""
+        self._on_loop(self._end, code, reason)
+
+    def _end(self, code: int, reason: str) -> None:
+        for client in list(self._clients):
+            client.close(code, reason)
+        self.stop()
+
+    def _frame(self, frame: dict[str, Any]) -> str:
+        return _text(frame if self.replay is None else frame | {"replay": self.replay})
+
+    def _event_frame(self, event: AlertEvent) -> str:
+        return self._frame({"type": "alert", "seq": event.seq, "event": event_json(event)})
+
     def stats(self) -> dict[str, int]:
         return {
             "ws_clients": len(self._clients),
@@ -485,10 +499,7 @@ class Live:
         wanted = readings if readings is not None and self._by_readings and len(readings) else None
         if not events and wanted is None:
             return
-        try:
-            loop.call_soon_threadsafe(self._take, events, wanted)
-        except RuntimeError:
-            return  # the loop has just been closed: there is nobody left to tell
+        self._on_loop(self._take, events, wanted)
 
     def _take(self, events: list[AlertEvent], readings: Readings | None) -> None:
         if self._loop is None:
@@ -511,11 +522,63 @@ class Live:
         if self._backlog_events > BACKLOG_EVENTS:
             for client in list(self._clients):
                 self._close_slow(client)
-            self._seq = self._backlog[-1][-1].seq
+            self._seq = events[-1].seq
             self._backlog.clear()
             self._backlog_events = 0
         elif self._pump is None:
             self._pump = self._loop.create_task(self._deal_backlog())
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether what was published is more than the clients have taken by half of what may wait for one of them. May
+        be asked from any thread."""
+        if self._backlog_events > self.queue_frames // 2:
+            return True
+        return any(len(client.frames) - client.extra > self.queue_frames // 2 for client in list(self._clients))
+
+    def tell(self, frame: dict[str, Any]) -> None:
+        """Give every client this frame with the number of the last alert event, after what was published before,
+        unless its queue is full: the next one will say more."""
+        self._on_loop(self._tell, frame)
+
+    def _tell(self, frame: dict[str, Any]) -> None:
+        if self._pump is not None:
+            self._backlog.append(frame)
+            return
+        self._tell_now(frame)
+
+    def _tell_now(self, frame: dict[str, Any]) -> None:
+        if self._tick is not None:  # what came before goes first
+            self._tick.cancel()
+            self._deal_readings()
+        texts: dict[int, str] = {}
+        for client in self._clients:
+            if client.is_ready and len(client.frames) < self.queue_frames:
+                seq = max(client.floor, self._seq)  # a client may know of events that are on their way
+                if seq not in texts:
+                    texts[seq] = self._frame(frame | {"seq": seq})
+                client.frames.append(texts[seq])
+                client.wake()
+
+    def begin_anew(self) -> None:
+        """The source stands elsewhere now: what waits for clients is void, and all get a snapshot."""
+        self._on_loop(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        self._snapshots.clear()
+        self._pending.clear()
+        self._backlog.clear()
+        self._backlog_events = 0
+        self._seq = self.source.snapshot()[0]
+        for client in list(self._clients):
+            if client.is_ready:
+                client.restart()
+                self._begin(client, None)
+
+    def _on_loop(self, work: Callable[..., None], *given: Any) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed: there is nobody left to tell
+                self._loop.call_soon_threadsafe(work, *given)
 
     async def _deal_backlog(self) -> None:
         """A large batch in slices, so that clients who keep up can send between them and their queues hold. Where one
@@ -523,6 +586,9 @@ class Live:
         try:
             while self._backlog:
                 events = self._backlog.popleft()
+                if isinstance(events, dict):
+                    self._tell_now(events)
+                    continue
                 self._backlog_events -= len(events)
                 self._deal_events(events)
                 await asyncio.sleep(0)
@@ -542,7 +608,7 @@ class Live:
                 if wanted.takes_event(event):
                     frame = frames.get(event.seq)
                     if frame is None:
-                        frame = frames[event.seq] = event_frame(event)
+                        frame = frames[event.seq] = self._event_frame(event)
                     passed.append((event.seq, frame))
             if not passed:
                 continue
@@ -637,7 +703,7 @@ class Live:
             }
             for index, moment, number, bits in zip(sensor.tolist(), isos(at), value, quality, strict=True)
         ]
-        return _text({"type": "readings", "items": items})
+        return self._frame({"type": "readings", "items": items})
 
     def next_frame(self, client: Client) -> str | None:
         """What to send to a client next: alert frames first, then readings; None if there is nothing."""
@@ -707,7 +773,7 @@ class Live:
         seq, frame = self._snapshot(client.alert_filter)
         if gap_after is not None:
             self.gaps += 1
-            client.frames.append(_text({"type": "gap", "from": min(gap_after + 1, seq), "to": seq}))
+            client.frames.append(self._frame({"type": "gap", "from": min(gap_after + 1, seq), "to": seq}))
         client.frames.append(frame)
         self._go_live(client, seq)
 
@@ -719,7 +785,7 @@ class Live:
         if kept is not None and kept[0] == seq and loop.time() - kept[1] < 0.5:
             return seq, kept[2]
         items = [] if wanted is None else [alert_json(alert) for alert in alerts if wanted.takes_alert(alert)]
-        frame = _text({"type": "snapshot", "epoch": self.source.epoch, "seq": seq, "alerts": items})
+        frame = self._frame({"type": "snapshot", "epoch": self.source.epoch, "seq": seq, "alerts": items})
         if len(self._snapshots) >= 64:
             self._snapshots.clear()
         self._snapshots[wanted] = (seq, loop.time(), frame)
@@ -756,7 +822,8 @@ class Live:
         if not lost:
             # Committed before this query: in it. After: published after the client was joined, so held.
             page = await events.events_after(seq, MISSED_MOST)
-            lost = not _follows(page, seq)
+            # A replay may have gone elsewhere meanwhile, and keeps only so many.
+            lost = seq > last or seq + len(page) < last or not _follows(page, seq)
             if client.close_code is not None:
                 return
             if page and not lost:
@@ -766,13 +833,13 @@ class Live:
             return
         self.resumed += 1
         # Says that the resume went well, also where nothing was missed.
-        ping = _text({"type": "ping", "seq": seq})
+        ping = self._frame({"type": "ping", "seq": seq})
         client.frames.append(ping)
         self._go_live(client, seq)
 
     def _append_missed(self, client: Client, wanted: AlertFilter | None, page: list[AlertEvent]) -> int:
         if wanted is not None:
-            client.frames.extend(event_frame(event) for event in page if wanted.takes_event(event))
+            client.frames.extend(self._event_frame(event) for event in page if wanted.takes_event(event))
             client.wake()
         return page[-1].seq
 
@@ -780,7 +847,7 @@ class Live:
         if self._loop is None:
             return
         self._ping = self._loop.call_later(PING_S, self._send_ping)
-        shared = _text({"type": "ping", "seq": self._seq})
+        shared = self._frame({"type": "ping", "seq": self._seq})
         for client in list(self._clients):
             is_waiting = bool(client.frames or client.reading_frames)
             if is_waiting and client.sent == client.sent_before:
@@ -791,7 +858,7 @@ class Live:
                 continue
             # What a client knows may be ahead of what was dealt out: then events are on their way that it has.
             ahead = client.floor > self._seq
-            client.frames.append(_text({"type": "ping", "seq": client.floor}) if ahead else shared)
+            client.frames.append(self._frame({"type": "ping", "seq": client.floor}) if ahead else shared)
             client.wake()
 
 

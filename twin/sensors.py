@@ -23,7 +23,7 @@ MAX_BYTES: Final = 256 << 20
 _NUMBERS: Final = (("lon", -180.0, 180.0), ("lat", -90.0, 90.0), ("interval_s", 0.0, 1e9), ("min", -1e15, 1e15),
                    ("max", -1e15, 1e15))  # fmt: skip
 _STATISTICS: Final = ("mean", "rms", "peak_to_peak", "frequency")
-_EXTRA_FIELDS: Final = frozenset(("mode", "statistic", "id"))
+_EXTRA_FIELDS: Final = frozenset(("mode", "statistic", "id", "rules"))  # `rules` is told, and not taken
 _JSON_FIELDS: Final = _EXTRA_FIELDS.union(COLUMNS)
 
 

@@ -89,6 +89,7 @@ class Settings:
     retention_minutes_days: float = 0
     retention_waveforms_days: float = 0
     ws_queue: int = 1000
+    replays: int = 4  # at once
     log_level: str = "info"
     log_json: bool = False
 
@@ -117,6 +118,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "retention_minutes_days": (0, 36_600),
     "retention_waveforms_days": (0, 36_600),
     "ws_queue": (1, 1_000_000),
+    "replays": (0, 100),
 }
 _KIND: Final = {f.name: str(f.type) for f in fields(Settings)}
 _VARIABLES: Final = {

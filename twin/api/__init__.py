@@ -20,12 +20,13 @@ from twin.api import (
     page,
     quarantine,
     readings,
+    replays,
     rules,
     sensors,
     stats,
 )
 from twin.api.protection import Protection
-from twin.api.socket import LiveSocket
+from twin.api.socket import LiveSocket, ReplaySocket
 from twin.api.view import ServiceView
 
 DESCRIPTION = """城市生命线监测与数字孪生。时间为 UTC（RFC 3339），长度单位米，坐标 WGS 84。
@@ -48,6 +49,8 @@ def create_app(service: ServiceView) -> FastAPI:
             yield
         finally:
             service.live.stop()
+            for replay in service.replays.listed():
+                replay.live.stop()
             await service.reader.close()
 
     app = FastAPIOffline(
@@ -59,10 +62,11 @@ def create_app(service: ServiceView) -> FastAPI:
     errors.install(app)
     app.include_router(health.router(service))
     api = APIRouter(prefix="/api/v1")
-    for subject in (stats, sensors, readings, alerts, rules, quarantine, devices):
+    for subject in (stats, sensors, readings, alerts, rules, quarantine, devices, replays):
         api.include_router(subject.router(service))
     app.include_router(api)
     app.router.routes.append(WebSocketRoute("/ws/v1/live", LiveSocket(service), name="live"))
+    app.router.routes.append(WebSocketRoute("/ws/v1/replays/{id}", ReplaySocket(service), name="replay"))
     page_files = page.files(page.FOLDER)
     app.router.routes.extend(page.routes(page_files))
     description.install(app, has_token=service.settings.api_token is not None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import math
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from alerts.rules import Rule
 from twin.api.errors import Invalid, done
 from twin.api.parameters import (
     After,
@@ -22,6 +24,7 @@ from twin.api.parameters import (
     indices,
     json_answer,
     json_object,
+    number,
     once,
     page,
     parse_cursor,
@@ -30,7 +33,7 @@ from twin.api.parameters import (
 )
 from twin.api.view import ServiceView
 from twin.live import box_mask
-from twin.model import Bools, NotFound, Sensor
+from twin.model import LEVELS, Bools, NotFound, Sensor
 from twin.sensors import parse_sensors_csv, sensor_to_json, sensors_from_json
 
 EXAMPLE = {
@@ -57,6 +60,34 @@ _BODY: dict[str, Any] = {
         },
     }
 }  # fmt: skip
+
+
+_KIND: Final = {"name": "drainage.ponding_depth", "unit": "cm", "zh": "积水深度", "en": "Ponding depth"}
+_RULE: Final[dict[str, Any]] = {
+    "id": "road-ponding", "title": {"zh": "道路积水", "en": "Road ponding"}, "detector": "threshold", "side": "above",
+    "levels": {"blue": 10, "yellow": 15, "orange": 25, "red": 40}, "min": None, "max": None, "unit": "cm",
+}  # fmt: skip
+
+
+def _rule(service: ServiceView, rule: Rule, index: int) -> dict[str, Any]:
+    """A rule as it looks at a sensor: its limits there."""
+    catalog = service.catalog
+    low, high = rule.min, rule.max
+    if rule.detector == "range":
+        low = float(catalog.low[index]) if low is None else low
+        high = float(catalog.high[index]) if high is None else high
+    limits = zip(LEVELS, rule.levels, strict=True)
+    return {
+        "id": rule.id,
+        "title": {"zh": rule.title.zh, "en": rule.title.en},
+        "detector": rule.detector,
+        "side": rule.side,
+        "levels": {word: limit for word, limit in limits if not math.isnan(limit)},
+        "level": rule.level.word,
+        "min": None if low is None else number(low),
+        "max": None if high is None else number(high),
+        "unit": catalog.kind(index).unit,
+    }
 
 
 async def check_asset(service: ServiceView, asset: str) -> None:
@@ -160,6 +191,14 @@ def router(service: ServiceView) -> APIRouter:
         items = [sensor_to_json(service.catalog.sensors[index]) for index in found[:limit]]
         return page(items, cursor("sensors", found[limit - 1]) if len(found) > limit else None)
 
+    @routes.get(
+        "/kinds",
+        summary="指标目录 / The catalogue of kinds",
+        responses=example({"items": [_KIND], "next": None}),
+    )
+    async def kinds() -> Response:
+        return page([{"name": k.name, "unit": k.unit, "zh": k.zh, "en": k.en} for k in service.kinds.values()], None)
+
     @routes.post(
         "/sensors",
         summary="新增或更新测点（单个、列表或 CSV） / Create or update sensors (one, a list, or CSV)",
@@ -182,11 +221,14 @@ def router(service: ServiceView) -> APIRouter:
     @routes.get(
         "/sensors/{device}/{property:path}",
         summary="一个测点 / One sensor",
-        responses=example(EXAMPLE) | {404: {"description": "没有该测点 / no such sensor"}},
+        description="`rules` 为监视该测点的现行规则，限值按指标的标准单位。 / "
+        "`rules` are those in force that look at it, limits in the kind's canonical unit.",
+        responses=example(EXAMPLE | {"rules": [_RULE]}) | {404: {"description": "没有该测点 / no such sensor"}},
     )
     async def get_sensor(device: str, property: str) -> Response:
         index = service.catalog.find(f"{device}/{property}")
-        return json_answer(sensor_to_json(service.catalog.sensors[index]))
+        rules = [_rule(service, rule, index) for rule in service.rules_on(index)]
+        return json_answer(sensor_to_json(service.catalog.sensors[index]) | {"rules": rules})
 
     @routes.patch(
         "/sensors/{device}/{property:path}",

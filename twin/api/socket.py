@@ -1,8 +1,10 @@
-"""The WebSocket of live alerts and readings (contract 6): one client's connection over `twin.live`."""
+"""The WebSockets of live alerts and readings, and of replays (contract 6): one client's connection over `twin.live`."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
@@ -15,16 +17,19 @@ from twin.live import (
     UNAUTHORISED,
     BadFrame,
     Client,
+    Live,
     error_frame,
     frame_token,
     parse_subscription,
 )
-from twin.model import StoreUnavailable
+from twin.model import NotFound, StoreUnavailable
 
 FIRST_FRAME_S: Final = 10.0
 CLOSE_S: Final = 5.0
 ABORT_S: Final = 30.0  # for a client that takes nothing: until then it can still read why
 TRY_AGAIN: Final = 1013
+NO_SUCH_REPLAY: Final = 4404
+READY_S: Final = 10.0  # a client of a new replay waits for its start so long; then its first snapshot is empty
 
 
 class _End(Exception):  # noqa: N818 - how a conversation ends, not an error
@@ -43,12 +48,53 @@ class LiveSocket:
         self.service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        live = self.service.live
-        live.start()
-        if (await receive())["type"] != "websocket.connect":
+        if await _opened(self.service, scope, receive, send):
+            await _Conversation(self.service, self.service.live).hold(scope, receive, send)
+
+
+class ReplaySocket:
+    """ASGI application of `/ws/v1/replays/{id}`."""
+
+    def __init__(self, service: ServiceView) -> None:
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not await _opened(self.service, scope, receive, send):
             return
-        subprotocol = answered_subprotocol(scope.get("subprotocols", []), self.service.settings.api_token)
-        await send({"type": "websocket.accept", "subprotocol": subprotocol})
+        try:
+            replay = self.service.replays.find(scope["path_params"]["id"])
+        except NotFound as error:
+            await _close(scope, send, NO_SUCH_REPLAY, "no such replay", str(error))
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READY_S):
+                await replay.ready()
+        if replay.is_over:
+            await _close(scope, send, 1000, "the replay has ended", None)
+            return
+        await _Conversation(self.service, replay.live, replay.watched).hold(scope, receive, send)
+
+
+async def _opened(service: ServiceView, scope: Scope, receive: Receive, send: Send) -> bool:
+    """Accept a connection; whether there is one."""
+    if (await receive())["type"] != "websocket.connect":
+        return False
+    subprotocol = answered_subprotocol(scope.get("subprotocols", []), service.settings.api_token)
+    await send({"type": "websocket.accept", "subprotocol": subprotocol})
+    return True
+
+
+class _Conversation:
+    """With one client, over `live`; `watched` is called whenever it has subscribed."""
+
+    def __init__(self, service: ServiceView, live: Live, watched: Callable[[], None] | None = None) -> None:
+        self.service = service
+        self.live = live
+        self.watched = watched
+
+    async def hold(self, scope: Scope, receive: Receive, send: Send) -> None:
+        live = self.live
+        live.start()
         client = Client()
         tasks = [
             asyncio.create_task(self._listen(scope, receive, client)),
@@ -94,7 +140,9 @@ class LiveSocket:
         while data is not None:
             try:
                 wanted = parse_subscription(data, self.service.catalog)
-                await self.service.live.subscribe(client, wanted)
+                await self.live.subscribe(client, wanted)
+                if self.watched is not None:
+                    self.watched()
             except BadFrame as error:
                 raise _End(BAD_FRAME, str(error)) from None
             except StoreUnavailable:
@@ -104,7 +152,7 @@ class LiveSocket:
 
     async def _speak(self, client: Client, send: Send) -> None:
         """Send what waits for the client, as fast as it takes it."""
-        next_frame = self.service.live.next_frame
+        next_frame = self.live.next_frame
         while True:
             frame = next_frame(client)
             if frame is None:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from alerts.rules import Rule
 from ingest.commands import Once
 from twin.catalog import Catalog
 from twin.live import Live
 from twin.model import Alert, Micros, Sensor
+from twin.replay_worker import Wanted
 from twin.settings import Settings
 from twin.state import SensorState
 from twin.store.reader import Reader
@@ -34,6 +36,41 @@ class RulesView(Protocol):
 
     @property
     def text(self) -> str: ...
+
+
+class ReplayView(Protocol):
+    """One replay: as HTTP gives it, what can be asked of it, and where WebSocket clients join."""
+
+    wanted: Wanted
+    live: Live
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def is_over(self) -> bool: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+    def control(self, action: str, argument: float | int | None = None) -> Future[Any]: ...
+
+    async def ready(self) -> None: ...
+
+    def watched(self) -> None: ...
+
+
+class ReplaysView(Protocol):
+    """The replays there are."""
+
+    def start(self, wanted: Wanted, is_paused: bool) -> ReplayView: ...
+
+    def answered(self, once: Once | None) -> bytes | None: ...
+
+    def answer(self, once: Once | None, answer: bytes) -> bytes: ...
+
+    def find(self, id_: str) -> ReplayView: ...
+
+    def listed(self) -> Sequence[ReplayView]: ...
 
 
 class CommandsView(Protocol):
@@ -70,6 +107,9 @@ class ServiceView(Protocol):
     started_at: Micros
 
     @property
+    def replays(self) -> ReplaysView: ...
+
+    @property
     def catalog(self) -> Catalog: ...
 
     @property
@@ -96,6 +136,10 @@ class ServiceView(Protocol):
 
     def alert(self, alert_id: str) -> Alert | None:
         """An open alert with the values of now; None if it is not open (then the database has it, or nobody)."""
+        ...
+
+    def rules_on(self, sensor: int) -> Sequence[Rule]:
+        """The rules in force that look at a sensor."""
         ...
 
     def dirty(self, sensor: int) -> tuple[Micros, Micros] | None:

@@ -99,6 +99,7 @@ def _show(service: app.Service, speed: float, stopping: threading.Event) -> None
     start = start_of(flood_readings())
     console.print(
         Text("cimtwin 演示城市 / demo city", style="bold"),
+        f"  页面 page            {service.http_url}/",
         f"  接口文档 API docs   {service.http_url}/docs",
         f"  未解除报警 open alerts  {service.http_url}/api/v1/alerts?state=open",
         f"  统计 statistics     {service.http_url}/api/v1/stats",

@@ -38,6 +38,7 @@ from twin.model import (
     Outcome,
     Readings,
     Refused,
+    TooMany,
     Transition,
 )
 from twin.state import SensorState
@@ -45,6 +46,7 @@ from twin.state import SensorState
 LOAD_READINGS: Final = 250_000  # one load of the tape aims at so many
 KEEP_READINGS: Final = 3_000_000  # loaded ones kept for seeking back: about 90 MB
 STEP_READINGS: Final = 50_000  # judged at once
+IDLE_LOADS: Final = 2  # that give nothing, at once: of many sensors they take time, too
 LEAD_MOST: Final = 30 * DAY  # how far before its start a replay looks at all
 MARKS: Final = 48  # points to seek from, at most
 MARK_BYTES: Final = 256 << 20  # that they may take up
@@ -52,7 +54,8 @@ OPERATORS: Final = frozenset(("acknowledged", "noted", "closed"))
 
 
 class Tape(Protocol):
-    """Where the recorded lies; a fixed state of it. May raise `StoreUnavailable`. There is at least one rule set."""
+    """Where the recorded lies; a fixed state of it. May raise `StoreUnavailable`. There is at least one rule set.
+    `readings` may raise `TooMany`."""
 
     def rules(self) -> list[tuple[int, Micros, str]]: ...
 
@@ -146,6 +149,7 @@ class Replay:
         self._parse_rules = parse_rules
         self._rule_sets: dict[int, Mapping[str, Rule]] = {}
         self._windows: list[_Window] = []
+        self._idle = 0  # loads that gave nothing
         self._width = 10 * MINUTE
         self._marks: list[_Mark] = []
         self._mark_every = max(1, (end - start) // MARKS)
@@ -292,14 +296,15 @@ class Replay:
     # Playing
 
     def advance(self, until: Micros, most: int = STEP_READINGS) -> Told:
-        """Play on to `until` at the latest, and not many more readings than `most`; `time` says how far it came."""
+        """Play on to `until` at the latest, not many more readings than `most`, and not far where there are none;
+        `time` says how far it came."""
         told = Told()
         self._play(min(until, self.end), told, most)
         return told
 
     def _play(self, until: Micros, told: Told, most: int | None) -> None:
-        played = 0
-        while self.time < until and (most is None or played < most):
+        played, idle = 0, self._idle
+        while self.time < until and (most is None or (played < most and self._idle - idle < IDLE_LOADS)):
             chapter = self._chapters[self._chapter]
             if self._chapter + 1 < len(self._chapters) and self._chapters[self._chapter + 1].start <= self.time:
                 self._chapter += 1
@@ -360,6 +365,10 @@ class Replay:
                 standing = docket.find(event.alert_id)
                 if standing is not None and standing.state.is_active:
                     continue  # it was closed because its rule was removed: not so here
+            if self.given is None and event.transition in OPERATORS and docket.find(event.alert_id) is None:
+                # Of an alert long cleared, withdrawn since, or yet to come by a sensor's clock that is ahead.
+                docket.events.append(replace(event, seq=0))
+                continue
             docket.retell(event, self._alerts_recorded.get(event.alert_id))
 
     def _window(self) -> _Window:
@@ -373,12 +382,18 @@ class Replay:
         if following:
             end = min(end, *following)
         end = max(end, self.time + 1)
-        readings = self.tape.readings(self.sensors, self._starts, self.time, end)
+        while True:
+            try:
+                readings = self.tape.readings(self.sensors, self._starts, self.time, end)
+                break
+            except TooMany:
+                end = self.time + max((end - self.time) // 8, 1)
         readings = readings.take(np.lexsort((readings.sensor, readings.observed_at)))
         window = _Window(self.time, end, readings)
         self._windows.append(window)
+        self._idle += not len(readings)
         factor = LOAD_READINGS / max(len(readings), 1)
-        self._width = int(min(max(self._width * min(max(factor, 0.25), 4), MINUTE), 100 * DAY))
+        self._width = int(min(max((end - self.time) * min(max(factor, 0.25), 4), MINUTE), 100 * DAY))
         self.tape.read_ahead(self.sensors, self._starts, end, min([end + self._width, last, *following]))
         held = sum(len(w.readings) for w in self._windows)
         while len(self._windows) > 1 and held > KEEP_READINGS:

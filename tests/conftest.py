@@ -184,8 +184,8 @@ class Cimtwin:
         publisher.flush()
         publisher.close()
 
-    def watch(self, resume: dict[str, Any] | None = None, **filters: Any) -> Watcher:
-        return Watcher(self.url, {"alerts": {}, "resume": resume, **filters})
+    def watch(self, resume: dict[str, Any] | None = None, path: str = "/ws/v1/live", **filters: Any) -> Watcher:
+        return Watcher(self.url, {"alerts": {}, "resume": resume, **filters}, path)
 
     def drained(self, received: int) -> dict[str, Any]:
         """Wait until `received` readings in all were taken in; the statistics then."""
@@ -194,12 +194,12 @@ class Cimtwin:
 
 
 class Watcher:
-    """A WebSocket client of the live channel, and what it saw."""
+    """A WebSocket client of the live channel, or of a replay's, and what it saw."""
 
-    def __init__(self, url: str, subscribe: dict[str, Any]) -> None:
+    def __init__(self, url: str, subscribe: dict[str, Any], path: str = "/ws/v1/live") -> None:
         self.open = contextlib.ExitStack()
         self.socket: ClientConnection = self.open.enter_context(
-            connect(url.replace("http", "ws", 1) + "/ws/v1/live", max_size=None, max_queue=None, compression=None)
+            connect(url.replace("http", "ws", 1) + path, max_size=None, max_queue=None, compression=None)
         )
         self.socket.send(json.dumps({"type": "subscribe", **subscribe}))
         self.frames: list[dict[str, Any]] = []

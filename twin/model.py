@@ -438,6 +438,10 @@ class StoreUnavailable(Exception):  # noqa: N818
     """The database is away or cannot take anything now: keep, do not acknowledge, try again."""
 
 
+class TooMany(Exception):  # noqa: N818
+    """More readings than are to be loaded at once: ask for a shorter span."""
+
+
 class StoreRefused(Exception):  # noqa: N818
     """The database refuses this content: splitting finds the item at fault."""
 

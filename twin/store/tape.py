@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 
 from twin.catalog import Catalog
-from twin.model import Alert, AlertEvent, Indices, Ints, Micros, Readings, StoreUnavailable, micros
+from twin.model import MINUTE, Alert, AlertEvent, Indices, Ints, Micros, Readings, StoreUnavailable, TooMany, micros
 from twin.store import rows
 from twin.store.catalog import refresh
 from twin.store.database import POSTGRES_EPOCH, Connection, translated
@@ -28,6 +28,14 @@ _READINGS: Final = (
     " and observed_at < %(end)s and batch <= %(batch)s{known}) r where r.packed is not null"
 )
 _PACKED: Final = np.dtype([("observed_at", ">i8"), ("received_at", ">i8"), ("value", ">f8"), ("quality", ">i2")])
+# How many there are, up to one more than so many.
+_NUMBER: Final = (
+    "select count(*) from (select from unnest(%(sensors)s::int[], %(starts)s::timestamptz[])"
+    " as wanted (id, start) cross join lateral (select from readings where sensor_id = wanted.id"
+    " and observed_at >= wanted.start and observed_at >= %(first)s and observed_at < %(end)s limit %(most)s + 1) r"
+    " limit %(most)s + 1) found"
+)
+LOAD_MOST: Final = 1_000_000
 _KNOWN: Final = " and received_at < %(received_before)s"
 
 
@@ -50,6 +58,7 @@ class Tape:
         if row is None:
             raise StoreUnavailable("the database has no service row")
         self.batch, self.seq = row
+        self._rate = 0.0  # readings a µs in the last span that was loaded
 
     def close(self) -> None:
         self._reader.shutdown(wait=False, cancel_futures=True)
@@ -68,7 +77,8 @@ class Tape:
         return [(version, micros(created_at), text) for version, created_at, text in found]
 
     def readings(self, sensors: Indices, starts: Ints, first: Micros, end: Micros) -> Readings:
-        """Readings of `sensors` observed within [max(first, starts[i]), end), in no order."""
+        """Readings of `sensors` observed within [max(first, starts[i]), end), in no order. Raises `TooMany` where they
+        are over `LOAD_MOST` and the last span did not let expect so many."""
         asked, self._ahead = self._ahead, None
         if asked is not None and asked[:2] == (first, end):
             return asked[2].result()
@@ -90,11 +100,19 @@ class Tape:
             "batch": self.batch,
             "received_before": rows.moment(self.received_before),
         }
+        if end - first > 10 * MINUTE and self._rate * (end - first) < LOAD_MOST / 16:
+            with translated():
+                row = self.connection.execute(_NUMBER.encode(), params | {"most": LOAD_MOST}).fetchone()
+            if row is None or not row[0]:
+                return Readings.empty()
+            if row[0] > LOAD_MOST:
+                raise TooMany
         with translated():
             query = _READINGS.format(known=self._known).encode()
             found = self.connection.execute(query, params, binary=True).fetchall()
         packed_rows = np.frombuffer(b"".join([packed for _, packed in found]), _PACKED)
         counts = [len(packed) // _PACKED.itemsize for _, packed in found]
+        self._rate = len(packed_rows) / (end - first)
         return Readings(
             np.repeat(np.array([sensor for sensor, _ in found], np.int32), counts),
             packed_rows["observed_at"].astype(np.int64) + POSTGRES_EPOCH,

@@ -109,9 +109,14 @@ export async function getReadings(
   from: number,
   to: number,
   limit = 5000,
+  knownBefore: string | null = null,
 ): Promise<{ items: Reading[]; more: boolean }> {
   type Raw = { observed_at: string; value: number | null; quality: Quality }
-  const { items, more } = await list<Raw>('readings', { sensor, from: time(from), to: time(to) }, limit)
+  const { items, more } = await list<Raw>(
+    'readings',
+    { sensor, from: time(from), to: time(to), received_before: knownBefore },
+    limit,
+  )
   return { items: items.map((r) => ({ sensor, t: Date.parse(r.observed_at), value: r.value, quality: r.quality })), more }
 }
 
@@ -120,9 +125,16 @@ export async function getBuckets(
   from: number,
   to: number,
   bucket: '1m' | '5m' | '1h' | '1d',
+  knownBefore: string | null = null,
 ): Promise<Bucket[]> {
   type Raw = Omit<Bucket, 't'> & { bucket: string }
-  const { items } = await list<Raw>('readings', { sensor, from: time(from), to: time(to), bucket })
+  const { items } = await list<Raw>('readings', {
+    sensor,
+    from: time(from),
+    to: time(to),
+    bucket,
+    received_before: knownBefore,
+  })
   return items.map(({ bucket: start, ...rest }) => ({ t: Date.parse(start), ...rest }))
 }
 

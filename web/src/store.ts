@@ -117,6 +117,11 @@ export const counts = computed(() => counted(feed.value))
 export const liveCounts = computed(() => counted(live.value))
 export const worst = (of: Record<Level, number>): Level | null => LEVELS.findLast((level) => of[level] > 0) ?? null
 
+/** What is the matter, in few words: the message without place, level and value. A replay's own rules are not known. */
+export const titleOf = (alert: ShownAlert): string =>
+  (!(ui.mode === 'replay' && replay.value?.rules === 'given') && rules.value.get(alert.rule)?.title?.[locale.value]) ||
+  alert.message[locale.value]
+
 /** The worst active level of each sensor. */
 export const levels = computed(() => {
   const result = new Map<string, Level>()
@@ -251,6 +256,12 @@ export function start(): void {
   watch(isTokenWanted, (isWanted) => {
     if (!isWanted) void load()
   })
+  watch(
+    () => live.value?.connection.state,
+    (state) => {
+      if (state === 'live' && loadError.value !== null) void load()
+    },
+  )
   // Sensors can be added while the page is open.
   watch(alerts, (list) => {
     const isUnknown = list.some((alert) => alert.sensor !== null && !sensorOf.value.has(alert.sensor))

@@ -55,6 +55,7 @@ export class Source {
   constructor(
     readonly sensor: string,
     readonly interval_s: number | null,
+    readonly knownBefore: string | null = null,
   ) {}
 
   forget() {
@@ -68,14 +69,14 @@ export class Source {
     if (known && isKept && Date.now() - known.at < FRESH_MS) return known.series
     let points: Point[] | null = null
     if (resolution === 'raw') {
-      const { items, more } = await getReadings(this.sensor, from, to, MOST)
+      const { items, more } = await getReadings(this.sensor, from, to, MOST, this.knownBefore)
       if (more) resolution = '1m'
       else points = items.map(ofReading)
     }
     if (resolution !== 'raw') {
       // A bucket that begins before `from` is given with what lies within the span only, so ask for the whole of it.
       const start = Math.floor(from / WIDTH[resolution]) * WIDTH[resolution]
-      points = (await getBuckets(this.sensor, start, to, resolution)).map(ofBucket)
+      points = (await getBuckets(this.sensor, start, to, resolution, this.knownBefore)).map(ofBucket)
     }
     const series = { resolution, from, to, points: points ?? [] }
     if (isKept) this.kept.set(key, { at: Date.now(), series })

@@ -48,7 +48,7 @@ export function fitted(view: View, box: Box): View {
   const lon = (box.west + box.east) / 2
   const lat = (box.south + box.north) / 2
   const cos = Math.max(0.01, Math.cos((lat * Math.PI) / 180))
-  const margin = Math.min(60, view.width / 8, view.height / 8)
+  const margin = Math.min(72, view.width / 6, view.height / 6) // for the buttons on the right, too
   // A single place is shown with 500 m around it.
   const wide = Math.max((box.east - box.west) * cos * METRES_PER_DEGREE, 1000)
   const high = Math.max((box.north - box.south) * METRES_PER_DEGREE, 1000)

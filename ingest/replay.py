@@ -212,6 +212,8 @@ class Replay:
         """By sensor, from when on its readings are played before `start`: a quarter more than its rules remember, and
         an hour, for readings that come seldom."""
         memory = self.judgement.engine.memory()[self.sensors]
+        if self.given is not None:
+            memory = np.maximum(memory, DAY)  # nothing is on record of what they had open
         return np.asarray(self.start - np.minimum(memory * 5 // 4 + HOUR, LEAD_MOST))
 
     def _histories(self, alerts: list[Alert], events: list[AlertEvent]) -> dict[str, list[AlertEvent]]:

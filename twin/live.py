@@ -648,8 +648,10 @@ class Live:
         order = np.lexsort((readings.observed_at, readings.sensor))
         sensor = readings.sensor[order]
         newest = readings.take(order[np.append(sensor[1:] != sensor[:-1], True)])
-        # A late reading is not the latest of its sensor.
-        newest = newest.take(newest.observed_at >= self.source.state.observed_at[newest.sensor])
+        # A late reading is not the latest of its sensor; and a replay that has ended knows of none.
+        state = self.source.state
+        newest = newest.take(newest.sensor < len(state))
+        newest = newest.take(newest.observed_at >= state.observed_at[newest.sensor])
         for wanted, clients in list(self._by_readings.items()):
             passed = newest.take(self._mask(wanted)[newest.sensor])
             if not len(passed):

@@ -211,7 +211,7 @@ class Player:
         if replay.time >= replay.end:
             self._look_at_recorded()
         state = replay.judgement.state
-        known = np.flatnonzero(state.observed_at > 0).astype(np.int32)
+        known = np.flatnonzero(state.observed_at >= replay.start).astype(np.int32)
         latest = Readings(
             known, state.observed_at[known], state.received_at[known], state.value[known], state.quality[known]
         )

@@ -1,7 +1,8 @@
 """The replays of a running service: each a worker process, seen here as something that WebSocket clients can watch.
 
-Bounds: `CIMTWIN_REPLAYS` workers at once (one more is refused), the last 100 that ended are remembered, and each keeps
-its newest 100,000 alert events for clients that resume. One that nobody watched or controlled for half an hour ends.
+Bounds: `CIMTWIN_REPLAYS` workers at once (one more is refused, unless one stands unwatched at its end and makes room);
+the status of the last 100 that are over is remembered; each keeps its newest 100,000 alert events for clients that
+resume. One that nobody watched or controlled for half an hour is stopped.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class ReplayView:
         self.settings: Limits = service.settings
         self.created_at = service.clock()
         self.epoch = self.id
+        self.sensors = len(service.catalog) if wanted.sensors is None else len(wanted.sensors)
         self.reader = self
         self.progress = Progress("preparing", wanted.start, wanted.speed)
         self._service = service
@@ -139,7 +141,7 @@ class ReplayView:
             "from": iso(wanted.start),
             "to": iso(wanted.end),
             "speed": now.speed,
-            "sensors": len(self.catalog) if wanted.sensors is None else len(wanted.sensors),
+            "sensors": self.sensors,
             "readings": now.readings,
             "events": now.events,
             "digest": now.digest,
@@ -153,7 +155,8 @@ class ReplayView:
     def control(self, action: str, argument: float | int | None = None) -> Future[Progress]:
         """Play, pause, seek (to a time), speed or stop. The future is done when it has taken effect."""
         self._used_at = time.monotonic()
-        self._is_held = False
+        if action not in ("seek", "speed"):
+            self._is_held = False
         if action == "stop":
             self.end()
             ended: Future[Progress] = Future()
@@ -207,8 +210,15 @@ class ReplayView:
     def end(self) -> None:
         """Stop the worker and close the clients; again does nothing."""
         self._over("stopped")
-        self._process.terminate()
-        self._process.join(5)
+        with contextlib.suppress(ValueError):
+            self._process.terminate()
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of the worker and of what only it needed."""
+        with contextlib.suppress(ValueError):
+            self._process.join(5)
+            self._process.close()
         with contextlib.suppress(OSError):
             self._pipe.close()
 
@@ -218,6 +228,7 @@ class ReplayView:
                 return
             self.progress = replace(self.progress, state=state, error=error)
             waiting, self._waiting = self._waiting, {}
+            self._events, self._state, self._book = [], SensorState.of(0), AlertBook()
         self._tell_clock()
         for future in waiting.values():
             if state == "failed":
@@ -238,6 +249,8 @@ class ReplayView:
                 self._take(self._pipe.recv())
         except (EOFError, OSError):
             self._over("failed", "the replay's process has ended / 回放进程已终止")
+            if self.progress.state == "failed":
+                self._release()
         except Exception as error:
             log.exception("replay %s failed", self.id)
             self._over("failed", f"{type(error).__name__}: {error}")
@@ -384,7 +397,7 @@ class Replays:
 
     def listed(self) -> list[ReplayView]:
         """The newest first."""
-        return sorted(self._all.values(), key=lambda view: -view.created_at)
+        return sorted(self._all.values(), key=lambda view: (view.created_at, view.id), reverse=True)
 
     @property
     def running(self) -> int:

@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -147,15 +148,16 @@ def stood_at(city: Cimtwin, start: str, end: str, time: str, **more: Any) -> tup
     id_ = begun(city, start, end, speed=0, paused=True, **more)
     control(city, id_, "seek", time=time)
     watcher = watch(city, id_, readings=WORLD)
-    found = snapshot_and_latest(watcher)
+    found = snapshot_and_latest(watcher, start, time)
     control(city, id_, "stop")
     return found
 
 
-def snapshot_and_latest(watcher: Watcher) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The next snapshot, and the readings that come with it: those of all sensors heard by then."""
+def snapshot_and_latest(watcher: Watcher, start: str, time: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The next snapshot, and the readings that come with it: the latest within [start, time), at the start none."""
     snapshot = watcher.until(lambda f: f["type"] == "snapshot")
-    items = watcher.until(lambda f: f["type"] == "readings")["items"]
+    items = watcher.until(lambda f: f["type"] == "readings")["items"] if time != start else []
+    assert all(parse_time(start) <= parse_time(i["observed_at"]) < parse_time(time) for i in items)
     return open_ids(snapshot["alerts"]), {i["sensor"]: (i["observed_at"], i["value"]) for i in items}
 
 
@@ -420,7 +422,7 @@ def test_control_goes_anywhere_and_what_it_shows_is_as_if_played_to_there(
     id_ = begun(city, FROM, TO, speed=60, paused=True)
     assert control(city, id_, "pause")["time"] == FROM
     watcher = watch(city, id_, readings=WORLD)
-    snapshot_and_latest(watcher)
+    snapshot_and_latest(watcher, FROM, FROM)
     moments = [f"{DAY}T{at}Z" for at in ("14:00:00", "16:59:59.999", "12:30:00", "15:00:00", "12:00:00", "17:00:00")]
     for moment in moments:
         status = control(city, id_, "seek", time=moment)
@@ -428,9 +430,11 @@ def test_control_goes_anywhere_and_what_it_shows_is_as_if_played_to_there(
         assert status["state"] == ("ended" if moment == TO else "paused")
         before = [e for e in expected if e[0] < parse_time(moment)]
         assert status["events"] == len(before)
-        seen = snapshot_and_latest(watcher)
+        seen = snapshot_and_latest(watcher, FROM, moment)
         assert seen == stood_at(city, FROM, TO, moment)
-        assert seen == snapshot_and_latest(watch(city, id_, readings=WORLD))  # and so does who comes later
+        assert seen == snapshot_and_latest(
+            watch(city, id_, readings=WORLD), FROM, moment
+        )  # and so does who comes later
     # Nothing moves while it pauses; then it does, as fast as it is told.
     assert control(city, id_, "seek", time=FROM)["state"] == "paused"
     assert control(city, id_, "speed", speed=1800)["speed"] == 1800
@@ -636,3 +640,23 @@ def test_a_replay_ends_with_its_service_and_survives_or_says_so_where_the_databa
     assert city.stop() == 0
     assert time.monotonic() - begin < 10
     until(lambda: not workers(city), "the workers to end", 10)
+
+
+def test_a_replay_moved_before_anybody_watches_still_begins_and_one_key_begins_one(
+    cimtwin: Callable[..., Cimtwin],
+) -> None:
+    city = cimtwin()
+    body = {"from": FROM, "to": TO, "speed": 3600}
+    with ThreadPoolExecutor(3) as three:
+        answers = list(
+            three.map(lambda _: city.post("/replays", body, headers={"Idempotency-Key": "one"}).json(), range(3))
+        )
+    assert len({answer["id"] for answer in answers}) == 1
+    assert city.post("/replays", body | {"to": FROM}, headers={"Idempotency-Key": "one"}).status_code == 422
+    first, second = answers[0]["id"], begun(city, FROM, TO, speed=3600)
+    control(city, second, "seek", time=f"{DAY}T13:00:00Z")
+    until(lambda: city.get(f"/replays/{second}")["time"] > f"{DAY}T13:30:00Z", "it to go on by itself")
+    newest = city.get("/replays", limit=1)
+    assert [item["id"] for item in newest["items"]] == [second]
+    rest = city.get("/replays", limit=1, after=newest["next"])
+    assert ([item["id"] for item in rest["items"]], rest["next"]) == ([first], None)

@@ -14,7 +14,21 @@ from starlette.responses import Response
 
 from alerts.rules import RuleSet, parse_rules, parse_rules_json
 from twin.api.errors import Invalid
-from twin.api.parameters import Key, box, example, instant, json_answer, json_model, json_request, once, page
+from twin.api.parameters import (
+    After,
+    Key,
+    Limit,
+    box,
+    cursor,
+    example,
+    instant,
+    json_answer,
+    json_model,
+    json_request,
+    once,
+    page,
+    parse_cursor,
+)  # fmt: skip
 from twin.api.view import ServiceView
 from twin.live import box_mask
 from twin.model import Micros, StoreUnavailable, iso
@@ -57,6 +71,7 @@ class Control(BaseModel):
 
 def router(service: ServiceView) -> APIRouter:
     routes = APIRouter(tags=["回放 replays"])
+    acting = asyncio.Lock()  # so that of two requests with one Idempotency-Key the second finds the answer of the first
 
     @routes.post(
         "/replays",
@@ -76,32 +91,25 @@ def router(service: ServiceView) -> APIRouter:
     )
     async def start(request: Request, key: Key = None) -> Response:
         repeated = await once(request, key)
-        known = service.replays.answered(repeated)
-        if known is not None:
-            return json_answer(known)
-        given = await json_model(request, NewReplay)
-        begin, end = _time("from", given.from_), _time("to", given.to)
-        if begin >= end:
-            raise Invalid("from", f"must be before to ({iso(end)})", "必须早于 to")
-        rules = None if given.rules is None else (await run_in_threadpool(_rules, given.rules, service)).text
-        wanted = Wanted(
-            begin,
-            end,
-            _speed(given.speed),
-            _selection(service, given),
-            rules,
-            None if given.received_before is None else _time("received_before", given.received_before),
-        )
-        view = await run_in_threadpool(service.replays.start, wanted, given.paused)
-        return json_answer(service.replays.answer(repeated, orjson.dumps(view.status())))
+        async with acting:
+            known = service.replays.answered(repeated)
+            if known is not None:
+                return json_answer(known)
+            given = await json_model(request, NewReplay)
+            wanted = await run_in_threadpool(_wanted, given, service)
+            view = await run_in_threadpool(service.replays.start, wanted, given.paused)
+            return json_answer(service.replays.answer(repeated, orjson.dumps(view.status())))
 
     @routes.get(
         "/replays",
         summary="回放列表，新的在前 / Replays, newest first",
         responses=example({"items": [EXAMPLE], "next": None}),
     )
-    async def all_replays() -> Response:
-        return page([view.status() for view in service.replays.listed()], None)
+    async def all_replays(limit: Limit = 100, after: After = None) -> Response:
+        last = parse_cursor("replays", after, int, str)
+        found = [view for view in service.replays.listed() if last is None or (view.created_at, view.id) < last]
+        following = cursor("replays", found[limit - 1].created_at, found[limit - 1].id) if len(found) > limit else None
+        return page([view.status() for view in found[:limit]], following)
 
     @routes.get(
         "/replays/{id}",
@@ -148,6 +156,20 @@ def router(service: ServiceView) -> APIRouter:
     return routes
 
 
+def _wanted(given: NewReplay, service: ServiceView) -> Wanted:
+    begin, end = _time("from", given.from_), _time("to", given.to)
+    if begin >= end:
+        raise Invalid("from", f"must be before to ({iso(end)})", "必须早于 to")
+    return Wanted(
+        begin,
+        end,
+        _speed(given.speed),
+        _selection(service, given),
+        None if given.rules is None else _rules(given.rules, service).text,
+        None if given.received_before is None else _time("received_before", given.received_before),
+    )
+
+
 async def _done(future: Any) -> None:
     try:
         async with asyncio.timeout(ANSWER_S):
@@ -190,5 +212,5 @@ def _selection(service: ServiceView, given: NewReplay) -> tuple[int, ...] | None
 def _rules(given: str | dict[str, Any] | list[dict[str, Any]], service: ServiceView) -> RuleSet:
     if isinstance(given, str):
         return parse_rules(given.encode(), service.kinds)
-    tables = given if isinstance(given, list) else given.get("rule", given)
+    tables = given if isinstance(given, list) else given.get("rule", [given])
     return parse_rules_json(orjson.dumps({"rule": tables}), service.kinds)

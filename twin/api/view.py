@@ -44,6 +44,8 @@ class ReplayView(Protocol):
     wanted: Wanted
     live: Live
 
+    created_at: Micros
+
     @property
     def id(self) -> str: ...
 

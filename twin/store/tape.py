@@ -183,8 +183,8 @@ class Tape:
             found = self.connection.execute(
                 f"select {rows.ALERT_COLUMNS} from alerts a where a.raised_at < %(end)s and (a.state <> 'cleared'"
                 " or a.cleared_at >= %(start)s or exists (select from alert_events e where e.alert_id = a.id"
-                " and e.observed_at >= %(start)s))".encode(),
-                span,
+                " and (e.observed_at >= %(start)s or e.at >= %(known)s)))".encode(),
+                span | {"known": rows.moment(self.received_before)},
             )
             alerts = [rows.alert(row) for row in found]
         events = self._events(

@@ -36,6 +36,7 @@ export const sensorOf = computed(() => new Map(sensors.value.map((sensor) => [se
 /** What could not be read, in the page's language; null = all is well. */
 export const loadError = ref<string | null>(null)
 let loadedAt = 0
+const RETRY_MS = 2000
 
 export async function load(): Promise<void> {
   loadedAt = Date.now()
@@ -241,6 +242,8 @@ export function start(): void {
   window.setInterval(() => {
     tick.value = Date.now()
     listen()
+    const isWaiting = loadError.value !== null && !isTokenWanted.value && live.value?.connection.state === 'live'
+    if (isWaiting && tick.value - loadedAt > RETRY_MS) void load()
   }, 1000)
   void load()
   live.value = new Feed(null, { bbox: EVERYWHERE })

@@ -52,7 +52,7 @@ class Inbox:
 
     def put_many(self, messages: Sequence[RawMessage]) -> int:
         """Add as many as there is room for, and say how many that were (none once closed); never waits. Where they were
-        not all, `on_room` is called when some were taken."""
+        not all, `on_room` is called when some were taken. The inbox keeps the list itself: do not change it."""
         sizes = [*map(len, map(PAYLOAD, messages))]
         size = sum(sizes)
         with self._changed:

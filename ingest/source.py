@@ -172,7 +172,7 @@ class WireSource:
         while conversation.end is None:
             now = time.monotonic()
             if waiting:
-                del waiting[: self.inbox.put_many(waiting)]
+                waiting = waiting[self.inbox.put_many(waiting) :]
             is_reading = not waiting
             wait_s = conversation.tick(now, is_reading)
             with self._lock:

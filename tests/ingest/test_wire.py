@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -142,12 +143,8 @@ def test_malformed_properties_end_the_connection(name: str) -> None:
 
 
 def test_a_broker_answers_connect_before_anything_else() -> None:
-    for first in (
-        publish(True, "t", b"x"),
-        publish(True, "t", b"x", qos=0),
-        b"\xd0\x00",
-        publish(True, "t", b"x" * 200_000),
-    ):
+    large = publish(True, "t", b"x" * 200_000)
+    for first in (publish(True, "t", b"x"), publish(True, "t", b"x", qos=0), b"\xd0\x00", large):
         assert taken(Incoming(True, 1, KEEP), [first]) == ([], [], True)
 
 
@@ -232,7 +229,7 @@ OTHERS = st.sampled_from(
 def test_cutting_changes_nothing(is_v5: bool, made: list[Callable[[bool], bytes]], cuts: list[float]) -> None:
     data = connack(is_v5) + b"".join(make(is_v5) for make in made)
     places = [0, *sorted(round(cut * len(data)) for cut in cuts), len(data)]
-    parts = [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    parts = [data[a:b] for a, b in itertools.pairwise(places)]
     whole = taken(Incoming(is_v5, 7, KEEP), [data])
     assert taken(Incoming(is_v5, 7, KEEP), parts) == whole
     small = data if len(data) < 3000 else data[:3000]
@@ -282,7 +279,7 @@ def fuzz(rounds: int, seed: int) -> tuple[int, int]:
             if not data:
                 data += b"\0"
         places = [0, *sorted(chance.randrange(len(data) + 1) for _ in range(chance.randrange(6))), len(data)]
-        parts = [bytes(data[a:b]) for a, b in zip(places, places[1:], strict=False)]
+        parts = [bytes(data[a:b]) for a, b in itertools.pairwise(places)]
         cut = taken(Incoming(is_v5, 7, KEEP), parts)
         assert cut == taken(Incoming(is_v5, 7, KEEP), [bytes(data)]), (seed, data[:400].hex(), places)
         found += len(cut[0])

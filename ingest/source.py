@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 READ: Final = 512 * 1024  # bytes in one go
 COALESCE_S: Final = 0.002  # what arrives meanwhile is read in one go
 CONNECT_S: Final = 5.0
-LEAVE_S: Final = 2.0  # for the last acknowledgements and the good-bye
+LEAVE_S: Final = 2.0  # for the last acknowledgements and the good-bye, and the broker to have read them
 PAUSE_S: Final = (0.2, 5.0)  # between two tries, doubled each time
 SETTLED_S: Final = 5.0  # a connection that held as long is no failed try
 
@@ -257,10 +257,13 @@ class _Line:
             del outgoing[:sent]
 
     def send_last(self, outgoing: bytearray) -> None:
-        """All of it, for a short time."""
+        """All of it, and wait for the other side to hang up: only then has it read everything. For a short time."""
+        deadline = time.monotonic() + LEAVE_S
         self._socket.settimeout(LEAVE_S)
         with contextlib.suppress(OSError):
             self._socket.sendall(outgoing)
+            while self._socket.recv_into(self._buffer) and time.monotonic() < deadline:
+                pass
 
     def wait(self, for_reading: bool, for_writing: bool, timeout_s: float) -> bool:
         """Wait until something can be done or someone wakes us; whether there is something to read."""

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import logging
 import os
-import random
 import re
 import shutil
 import socket
@@ -24,6 +23,7 @@ from ingest.inbox import Inbox
 from ingest.mqtt import PahoSource, Publisher
 from ingest.source import WireSource
 from tests.conftest import free_port, until
+from tests.proxy import Proxy
 from twin.embedded import ACK_WAIT_S, EmbeddedBroker
 from twin.model import RawMessage
 from twin.settings import Address
@@ -100,60 +100,6 @@ class Nats(EmbeddedBroker):
 BROKERS: dict[str, Callable[..., Broker]] = {"mosquitto": Mosquitto, "nats-server": Nats}
 
 
-class Proxy:
-    """Between a client and a broker: passes bytes on in pieces of random sizes, and can be cut."""
-
-    def __init__(self, port: int, largest: int = 1 << 16) -> None:
-        self.target = port
-        self.largest = largest
-        self.chance = random.Random(1)
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listening.getsockname()[1]
-        self.open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client = self.listening.accept()[0]
-                try:
-                    server = socket.create_connection(("127.0.0.1", self.target), 5)
-                except OSError:
-                    client.close()
-                    continue
-                server.settimeout(None)
-                for one in (client, server):
-                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.open += [client, server]
-                for pair in ((client, server), (server, client)):
-                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
-
-    def _pass_on(self, from_: socket.socket, to: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := from_.recv(self.largest):
-                while data:
-                    size = self.chance.randint(1, self.largest)
-                    to.sendall(data[:size])
-                    data = data[size:]
-        self.cut_these(from_, to)
-
-    @staticmethod
-    def cut_these(*sockets: socket.socket) -> None:
-        for one in sockets:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def cut(self) -> None:
-        """Every connection at once."""
-        cut, self.open = self.open, []
-        self.cut_these(*cut)
-
-    def close(self) -> None:
-        self.listening.close()
-        self.cut()
-
-
 class Bench:
     """A broker, and sources and publishers on it."""
 
@@ -174,11 +120,9 @@ class Bench:
         return source
 
     def proxy(self, largest: int = 1 << 16) -> tuple[Proxy, str]:
-        match = re.search(r":(\d+)$", self.broker.url)
-        assert match
-        proxy = Proxy(int(match[1]), largest)
+        proxy = Proxy(self.broker.url, largest)
         self.closed.callback(proxy.close)
-        return proxy, f"{self.broker.url[: match.start()]}:{proxy.port}"
+        return proxy, proxy.url
 
     def publish(self, first: int, last: int, size: int = 0, topic: str = TOPIC) -> None:
         """Messages that say their numbers, `first` to `last` - 1."""

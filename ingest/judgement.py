@@ -573,5 +573,5 @@ def _refusal(reject: Reject, message: RawMessage) -> Refusal:
     device = reject.device or (parts[3] if tenant is not None and len(parts) > 3 and parts[3] != "gateway" else None)
     return Refusal(
         message.topic, message.payload, reject.reason, reject.detail, tenant, device, reject.positions,
-        message.received_at,
+        message.received_at, left_out=message.left_out,
     )  # fmt: skip

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from ingest.inbox import Inbox
 from twin.model import Micros, RawMessage
 
 log = logging.getLogger(__name__)
@@ -56,76 +55,6 @@ class Address:
             unquote(parts.password) if parts.password else None,
             is_tls,
         )
-
-
-class Inbox:
-    """Messages between the network thread and the pipeline, in order of arrival.
-
-    Bound: `messages` and `bytes_`, whichever is reached first (one message is always let in). Policy: the putting
-    thread waits. Counters: `waits` (how often it had to), `len()`, `size` (bytes).
-    """
-
-    def __init__(self, messages: int, bytes_: int) -> None:
-        self.messages = messages
-        self.bytes = bytes_
-        self.size = 0
-        self.waits = 0
-        self._items: deque[RawMessage] = deque()
-        self._changed = threading.Condition()
-        self._is_closed = False
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def put(self, message: RawMessage) -> bool:
-        """Add, waiting while full; False once closed."""
-        with self._changed:
-            if self._is_full():
-                self.waits += 1
-                self._changed.wait_for(lambda: self._is_closed or not self._is_full())
-            if self._is_closed:
-                return False
-            self._items.append(message)
-            self.size += len(message.payload)
-            if len(self._items) == 1:
-                self._changed.notify_all()
-            return True
-
-    def _is_full(self) -> bool:
-        return bool(self._items) and (len(self._items) >= self.messages or self.size >= self.bytes)
-
-    def oldest(self) -> Micros | None:
-        """When the message that has waited longest came; None if none waits."""
-        with self._changed:
-            return self._items[0].received_at if self._items else None
-
-    def wake(self) -> None:
-        """Let a waiting `take` return early, for work that does not come through the inbox."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def take(self, most: int, wait_s: float, linger_s: float, is_urgent: Callable[[], bool]) -> list[RawMessage]:
-        """Up to `most` messages: waits up to `wait_s` for the first and then `linger_s` for company; returns early
-        when full or when `is_urgent()`."""
-        with self._changed:
-            self._changed.wait_for(lambda: bool(self._items) or self._is_closed or is_urgent(), wait_s)
-            if not self._items:
-                return []
-            if len(self._items) < most and linger_s > 0 and not is_urgent():
-                deadline = time.monotonic() + linger_s
-                self._changed.wait_for(
-                    lambda: len(self._items) >= most or self._is_closed or is_urgent() or time.monotonic() >= deadline,
-                    linger_s,
-                )
-            taken = [self._items.popleft() for _ in range(min(most, len(self._items)))]
-            self.size -= sum(len(m.payload) for m in taken)
-            self._changed.notify_all()
-            return taken
-
-    def close(self) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
 
 
 def share_property_tables() -> None:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from alerts.rules import RuleSet
+from ingest.inbox import Inbox
 from ingest.judgement import Decision, Judgement, Snapshot
-from ingest.mqtt import Inbox
 from twin.model import (
     SECOND,
     AlertEvent,
@@ -227,8 +227,9 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - the second and last try of one message; handle() has logged the first
             log.error("message on %r refused: %s", message.topic, why)
             refusal = Refusal(
-                message.topic, message.payload, Reason.REFUSED, why, None, None, (-1,), message.received_at
-            )
+                message.topic, message.payload, Reason.REFUSED, why, None, None, (-1,), message.received_at,
+                left_out=message.left_out,
+            )  # fmt: skip
             counts = Counts(messages=1, received=1, quarantined=1)
             decision = Decision(Outcome(Readings.empty(), counts, refusals=[refusal]))
             try:

@@ -67,6 +67,7 @@ def test_every_field_can_be_given_by_environment_and_by_file(tmp_path: Path) -> 
         "default_tenant": ("water", "water"),
         "inbox_bytes": ("2097152", 2 * 1024 * 1024),
         "log_level": ("error", "error"),
+        "mqtt_reader": ("paho", "paho"),
         "log_json": ("yes", True),
         "mqtt_sync_always": ("1", True),
         "retention_minutes_days": ("0", 0),

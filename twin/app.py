@@ -22,9 +22,11 @@ from alerts.lifecycle import AlertBook, listed
 from alerts.packs import default_text
 from alerts.rules import Rule, RuleSet, parse_rules
 from ingest.commands import Commands
+from ingest.inbox import Inbox
 from ingest.judgement import Judgement, Snapshot
-from ingest.mqtt import Inbox, PahoSource
+from ingest.mqtt import PahoSource
 from ingest.pipeline import Pipeline
+from ingest.source import WireSource
 from twin.api import create_app
 from twin.api.alerts import alert_json
 from twin.catalog import Catalog
@@ -39,7 +41,7 @@ from twin.store.catalog import current_rules, refresh, save_rules
 from twin.store.migrate import migrate
 from twin.store.reader import Reader
 from twin.store.upkeep import Upkeep
-from twin.store.writer import DatabaseInUse, Writer
+from twin.store.writer import QUARANTINE_BYTES, DatabaseInUse, Writer
 from twin.units import Kind, load_kinds
 
 log = logging.getLogger(__name__)
@@ -163,15 +165,17 @@ class Service:
         self.commands = Commands(
             pipeline, self.parse_rules, alert_json, lambda objects: sensors_from_json(objects, self.kinds)
         )
+        self.source = pipeline.source = self._make_source(inbox, standing.instance)
+
+    def _make_source(self, inbox: Inbox, instance: str) -> WireSource | PahoSource:
         # Fixed by the database, so that the broker knows this service again, and another beside it is another client.
-        self.source = PahoSource(
-            self.mqtt_url,
-            f"cimtwin-{standing.instance}",
-            inbox,
-            self.clock,
-            tries_v5=self._broker is None,  # the embedded one speaks 3.1.1
-        )
-        pipeline.source = self.source
+        client_id = f"cimtwin-{instance}"
+        tries_v5 = self._broker is None  # the embedded one speaks 3.1.1
+        if self.settings.mqtt_reader == "paho":
+            return PahoSource(self.mqtt_url, client_id, inbox, self.clock, tries_v5)
+        # One byte more than what is decoded, so that it is seen to be too large; and what quarantine keeps.
+        keep = max(self.settings.max_message_bytes + 1, QUARANTINE_BYTES)
+        return WireSource(self.mqtt_url, client_id, inbox, self.clock, tries_v5, keep)
 
     def parse_rules(self, text: str) -> RuleSet:
         return parse_rules(text, self.kinds)

@@ -78,6 +78,7 @@ class Settings:
     mqtt_sync_always: bool = False  # the embedded broker: sync the disk before each acknowledgement, 8 times slower
     kinds: Path | None = None
     default_tenant: str = "default"
+    mqtt_reader: str = "own"
     max_message_bytes: int = MIB
     inbox_messages: int = 65535  # keep: MQTT 5's largest Receive Maximum, so a full window always fits
     inbox_bytes: int = 256 * MIB
@@ -104,6 +105,8 @@ URLS: Final = {
     "mqtt_url": ("mqtt", "mqtts"),
 }
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+MQTT_READERS: Final = ("own", "paho")
+_WORDS: Final = {"log_level": LOG_LEVELS, "mqtt_reader": MQTT_READERS}
 
 # smallest and largest value of the numbers
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
@@ -255,10 +258,10 @@ def _parse(name: str, raw: object) -> object:
         return Path(raw).expanduser()
     if name in URLS:
         _check_url(name, raw)
-    if name == "log_level":
+    if name in _WORDS:
         raw = raw.lower()
-        if raw not in LOG_LEVELS:
-            raise ValueError(f"must be one of {', '.join(LOG_LEVELS)}")
+        if raw not in _WORDS[name]:
+            raise ValueError(f"must be one of {', '.join(_WORDS[name])}")
     if name == "default_tenant" and (set("/+# ") & set(raw) or raw == "gateway"):
         raise ValueError("must be a tenant's id: without / + # and spaces")
     return raw

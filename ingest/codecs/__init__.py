@@ -119,7 +119,7 @@ def decode(
     for number, message in enumerate(messages):
         out.begin(number, message)
         if len(message.payload) > max_bytes:
-            out.refuse_message(Reason.TOO_LARGE, f"{len(message.payload)} bytes; at most {max_bytes}")
+            out.refuse_message(Reason.TOO_LARGE, f"{message.size} bytes; at most {max_bytes}")
             continue
         codec, tenant, device = _routes.get(message.topic) or _route(message.topic)
         if codec is None:

@@ -92,11 +92,14 @@ def event_values(e: AlertEvent) -> Row:
 
 
 def quarantine_key(refusal: Refusal) -> bytes:
-    """What makes two refusals the same: topic, bytes and reason."""
+    """What makes two refusals the same: topic, bytes and reason. Where bytes were left out, their number stands for
+    them."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (refusal.topic.encode("utf-8", "surrogateescape"), refusal.reason.value.encode()):
         digest.update(len(part).to_bytes(4, "big") + part)
     digest.update(refusal.payload)
+    if refusal.left_out:
+        digest.update(b"+%d" % refusal.left_out)
     return digest.digest()
 
 
@@ -111,9 +114,9 @@ def upsert_refusals(cursor: psycopg.Cursor[Any], refusals: list[Refusal], keep_b
             merged[key][9] = sorted({*merged[key][9], *r.positions})
             continue
         merged[key] = [
-            key, r.topic, r.payload[:keep_bytes], len(r.payload), len(r.payload) > keep_bytes, r.reason.value,
-            r.detail, r.tenant, r.device, list(r.positions), r.deliveries, r.readings, moment(r.received_at),
-            moment(r.received_at),
+            key, r.topic, r.payload[:keep_bytes], len(r.payload) + r.left_out,
+            len(r.payload) > keep_bytes or r.left_out > 0, r.reason.value, r.detail, r.tenant, r.device,
+            list(r.positions), r.deliveries, r.readings, moment(r.received_at), moment(r.received_at),
         ]  # fmt: skip
     cursor.executemany(
         "insert into quarantine (key, topic, payload, size, is_truncated, reason, detail, tenant, device, positions,"

@@ -112,8 +112,7 @@ class Judgement:
         self.rules = rules
         self.rules_version = rules_version
         self.lateness = lateness
-        self.default_tenant = default_tenant
-        self.max_bytes = max_bytes
+        self._decoder = codecs.Decoder(catalog, default_tenant, max_bytes)
         self.started_at = started_at
         self.state = SensorState.of(len(catalog))
         self.judged_at = np.zeros(len(catalog), np.int64)  # newest event time that came by the pipeline, not an import
@@ -173,7 +172,7 @@ class Judgement:
         return any(reject.reason in _UNKNOWN for reject in decoded.rejects)
 
     def decode(self, messages: Sequence[RawMessage]) -> codecs.Decoded:
-        return codecs.decode(messages, self.catalog, default_tenant=self.default_tenant, max_bytes=self.max_bytes)
+        return self._decoder.decode(messages)
 
     def missing_statistics(self, decoded: codecs.Decoded) -> list[Sensor]:
         """The sensors that summaries of these waveforms need and the catalogue lacks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Final, NamedTuple, cast
 
 import numpy as np
@@ -66,6 +67,31 @@ class Decoded:
 
     def __len__(self) -> int:
         return len(self.sensor)
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[int, Decoded]]) -> Decoded:
+        """One batch of several, each given with its number of messages."""
+        if len(parts) == 1:
+            return parts[0][1]
+        first = [0, *accumulate(size for size, _ in parts)]
+        decoded = [part for _, part in parts]
+        return cls(
+            np.concatenate([part.sensor for part in decoded]),
+            np.concatenate([part.observed_at for part in decoded]),
+            np.concatenate([part.received_at for part in decoded]),
+            np.concatenate([part.value for part in decoded]),
+            np.concatenate([part.message + np.int32(n) for n, part in zip(first, decoded, strict=False)]),
+            np.concatenate([part.position for part in decoded]),
+            np.concatenate([part.by_gateway for part in decoded]),
+            [replace(r, message=r.message + n) for n, part in zip(first, decoded, strict=False) for r in part.rejects],
+            [
+                replace(b, message=b.message + n)
+                for n, part in zip(first, decoded, strict=False)
+                for b in part.waveforms
+            ],
+            [status for part in decoded for status in part.statuses],
+            sum(part.received for part in decoded),
+        )
 
     def per_message(self, only: Sequence[frozenset[int] | None]) -> tuple[list[int], list[int]]:
         """By message, how many readings and blocks are usable and how many are refused, of the positions that `only`

@@ -168,13 +168,13 @@ def catalog_with_replacements() -> Catalog:
 
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(stream, st.booleans())
+@given(stream, st.booleans(), st.integers(0, 6))
 @example([RawMessage(TOPICS[0], b'{"values":{"depth":1},"x":[1', NOW), RawMessage(TOPICS[0], b"2]}", NOW),
-          RawMessage(TOPICS[0], b'{"depth":1},{"depth":2}', NOW)], False)  # fmt: skip
-@example([RawMessage(TOPICS[0], b'{"values":{"depth":1},"m":"\xff"}', NOW)], False)
-@example([RawMessage(TOPICS[0], b'{"values":{"depth":1},"m":1' + b"0" * 4400 + b"}", NOW)], False)
-@example([RawMessage(TOPICS[6], b'{"s":["street-1/depth"],"t":[1782892800000],"v":[1]}', NOW)] * 2, True)
-def test_together_and_alone_come_to_the_same(messages: list[RawMessage], has_replacements: bool) -> None:
+          RawMessage(TOPICS[0], b'{"depth":1},{"depth":2}', NOW)], False, 1)  # fmt: skip
+@example([RawMessage(TOPICS[0], b'{"values":{"depth":1},"m":"\xff"}', NOW)], False, 1)
+@example([RawMessage(TOPICS[0], b'{"values":{"depth":1},"m":1' + b"0" * 4400 + b"}", NOW)], False, 1)
+@example([RawMessage(TOPICS[6], b'{"s":["street-1/depth"],"t":[1782892800000],"v":[1]}', NOW)] * 2, True, 1)
+def test_together_and_alone_come_to_the_same(messages: list[RawMessage], has_replacements: bool, cut: int) -> None:
     catalog = catalog_with_replacements() if has_replacements else CATALOG
     decoder = Decoder(catalog, max_bytes=8000)
     together, again = decoder.decode(messages), decoder.decode(messages)
@@ -182,6 +182,10 @@ def test_together_and_alone_come_to_the_same(messages: list[RawMessage], has_rep
         alone = Decoder(catalog, max_bytes=8000).decode(messages)
     check_counts(together)
     same(together, alone)
+    parts = [
+        (len(part), decoder.decode(part)) for part in (messages[:cut], messages[cut : 2 * cut], messages[2 * cut :])
+    ]
+    same(Decoded.join(parts), alone)
     same(again, alone)
 
 

@@ -60,9 +60,11 @@ T = TypeVar("T")
 TICK_S: Final = 1.0
 COMMAND_PATIENCE_S: Final = 3.0
 COMMANDS: Final = 1000  # operators' commands waiting at the most; one more is refused
+FIRST_MESSAGES: Final = 500  # in a first batch, when nobody knows yet how many readings a message has
+BATCH_READINGS: Final = 25_000  # more in one commit gain nothing and make all wait longer
 AHEAD_FROM: Final = 1000  # readings in an outcome from which on handing it over pays: some 2 ms of writing
 AHEAD_FROM_BLOCKS: Final = 50  # the same of waveforms
-AHEAD_AT_ONCE: Final = 1000  # messages decoded in one go: the commit's end waits for it
+AHEAD_GOES: Final = 10  # a batch's messages are decoded in so many goes: the commit's end waits for one
 AHEAD_BYTES: Final = 16 << 20  # taken ahead at the most, or one go
 
 
@@ -119,7 +121,7 @@ class _Scribe:
 class _Ahead:
     """Messages taken in and decoded while a commit was under way: the beginning of the next batch.
 
-    Bound: the pipeline's `batch_messages`, AHEAD_BYTES and one go more."""
+    Bound: a batch's messages; AHEAD_BYTES and one go more."""
 
     def __init__(self) -> None:
         self.messages: list[RawMessage] = []
@@ -191,6 +193,7 @@ class Pipeline:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._scribe = _Scribe()
+        self._most = min(batch_messages, FIRST_MESSAGES)  # messages that the next batch may have, by BATCH_READINGS
         self._ahead = _Ahead()  # filled while a commit is under way
         self._batch = _Ahead()  # what was taken ahead of the batch in hand
         self._next_tick = 0.0
@@ -252,17 +255,17 @@ class Pipeline:
         self._batch, self._ahead = self._ahead, _Ahead()
         ahead = self._batch
         if not ahead.messages:
-            return self.inbox.take(self.batch_messages, self._until_tick(), self.linger_s, lambda: bool(self._commands))
+            return self.inbox.take(self._most, self._until_tick(), self.linger_s, lambda: bool(self._commands))
         there = len(ahead.messages) + len(self.inbox)  # not what comes while these are decoded
         self._take_ahead(ahead, 0.0, 0.0, lambda: len(ahead.messages) >= there)
         return ahead.messages
 
     def _take_ahead(self, ahead: _Ahead, wait_s: float, linger_s: float, is_over: Callable[[], bool]) -> None:
         """Take messages in and decode them, until `is_over`, none comes for `wait_s`, or it is a batch."""
-        judgement = self.judgement
+        judgement, at_once = self.judgement, max(1, self._most // AHEAD_GOES)
         while not is_over() and ahead.bytes < AHEAD_BYTES:
-            room = self.batch_messages - len(ahead.messages)
-            messages = self.inbox.take(min(AHEAD_AT_ONCE, room), wait_s, linger_s, is_over) if room > 0 else []
+            room = self._most - len(ahead.messages)
+            messages = self.inbox.take(min(at_once, room), wait_s, linger_s, is_over) if room > 0 else []
             if not messages:
                 return
             ahead.add(messages, judgement.decode, judgement.catalog.changes)
@@ -350,6 +353,9 @@ class Pipeline:
     def _finish(self, decision: Decision, committed: Committed) -> None:
         """Make a committed decision what stands, and show it."""
         outcome = decision.outcome
+        counts = outcome.counts
+        if counts.messages:
+            self._most = max(1, min(self.batch_messages, BATCH_READINGS * counts.messages // max(1, counts.received)))
         has_others = committed.batch != self.batch + 1
         if has_others:
             self._absorb(self.batch + 1, committed.batch - 1)
@@ -523,7 +529,7 @@ class Pipeline:
             self._has_orphans = False
             self.close_orphans(None, "the rule no longer looks at this sensor / 规则不再监视该测点")
         # While we do not hear, or have not yet listened to what waits, nobody is silent.
-        is_deaf = self.source is None or not self.source.is_connected or self.waiting > self.batch_messages
+        is_deaf = self.source is None or not self.source.is_connected or self.waiting > self._most
         try:
             # Never ahead of what has come already: during a stall everybody's messages wait in the inbox.
             oldest = self.waiting_since()

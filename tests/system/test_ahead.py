@@ -14,10 +14,10 @@ from ingest.mqtt import Inbox
 from ingest.pipeline import AHEAD_FROM, Pipeline
 from tests.conftest import until
 from twin.catalog import Catalog
-from twin.model import DAY, HOUR, MINUTE, SECOND, Micros, RawMessage, Sensor
+from twin.model import DAY, HOUR, MINUTE, SECOND, Micros, Outcome, RawMessage, Sensor
 from twin.store.catalog import refresh, upsert_sensors
 from twin.store.migrate import migrate
-from twin.store.writer import Writer
+from twin.store.writer import Committed, Writer
 from twin.units import load_kinds
 
 pytestmark = pytest.mark.system
@@ -160,41 +160,42 @@ def test_connections_lost_in_the_middle_of_commits_cost_nothing_and_double_nothi
 
 
 def test_sensors_that_come_while_their_readings_are_decoded_ahead_are_found(house: House) -> None:
-    house.flood(range(100))
-    for step in range(100, 150):
+    house.flood(range(105))
+    for step in range(105, 155):
         for device in range(2 * SENSORS):
             house.put(device, step, 1.0)
-    house.pipeline.batch_messages = 10_000
     commit = house.writer.commit
 
-    def adding(outcome: object) -> object:
-        """As another process would, while the first batch is committed."""
-        house.writer.commit = commit  # type: ignore[method-assign]
-        time.sleep(0.2)  # what waits is decoded meanwhile
-        with psycopg.connect(house.url) as connection:
-            sensors = [Sensor(f"d{n}", "level", "drainage.level", "m") for n in range(SENSORS, 2 * SENSORS)]
-            upsert_sensors(connection, sensors, KINDS)
-        return commit(outcome)  # type: ignore[arg-type]
+    def adding(outcome: Outcome) -> Committed:
+        """As another process would, while a large batch is committed."""
+        if len(outcome.readings) > AHEAD_FROM:
+            house.writer.commit = commit  # type: ignore[method-assign]
+            time.sleep(0.2)  # what waits is decoded meanwhile
+            with psycopg.connect(house.url) as connection:
+                sensors = [Sensor(f"d{n}", "level", "drainage.level", "m") for n in range(SENSORS, 2 * SENSORS)]
+                upsert_sensors(connection, sensors, KINDS)
+        return commit(outcome)
 
-    house.writer.commit = adding  # type: ignore[method-assign, assignment]
+    house.writer.commit = adding  # type: ignore[method-assign]
     house.pipeline.start()
-    house.wait(20_000)
-    assert house.ask("select readings_stored, readings_quarantined from counters") == [(20_000, 0)]
+    house.wait(20_500)
+    assert house.ask("select readings_stored, readings_quarantined from counters") == [(20_500, 0)]
 
 
 def test_what_was_taken_ahead_stays_unacknowledged_when_the_service_stops(house: House) -> None:
     house.flood(range(300))
     commit = house.writer.commit
 
-    def stopping(outcome: object) -> object:
-        time.sleep(0.2)  # what waits is decoded meanwhile
-        house.pipeline._stopping.set()
-        return commit(outcome)  # type: ignore[arg-type]
+    def stopping(outcome: Outcome) -> Committed:
+        if len(outcome.readings) > AHEAD_FROM:
+            time.sleep(0.2)  # what waits is decoded meanwhile
+            house.pipeline._stopping.set()
+        return commit(outcome)
 
-    house.writer.commit = stopping  # type: ignore[method-assign, assignment]
+    house.writer.commit = stopping  # type: ignore[method-assign]
     house.pipeline.start()
     until(lambda: not house.pipeline.is_running, "the pipeline to end")
-    assert len(house.source.payloads) == 10_000
+    assert len(house.source.payloads) == 10_500
     assert len(house.pipeline._ahead.messages) == 10_000
-    assert house.pipeline.waiting == 20_000
-    assert house.ask("select messages_received, readings_stored from counters") == [(10_000, 10_000)]
+    assert house.pipeline.waiting == 19_500
+    assert house.ask("select messages_received, readings_stored from counters") == [(10_500, 10_500)]

@@ -27,6 +27,7 @@ CODECS: Final[tuple[tuple[str, Codec], ...]] = (
     ("cim/v1/+/+/waveform", waveform.decode),
     ("cim/v1/+/+/status", status.decode),
 )
+_PATTERNS: Final = tuple((pattern.split("/"), codec) for pattern, codec in CODECS)
 MAX_ROUTES: Final = 200_000
 
 
@@ -224,8 +225,7 @@ def _route(topic: str) -> Route:
 def find_route(topic: str) -> Route:
     """The first pattern of `CODECS` that fits the topic."""
     levels = topic.split("/")
-    for pattern, codec in CODECS:
-        wanted = pattern.split("/")
+    for wanted, codec in _PATTERNS:
         if len(wanted) == len(levels) and all(w in ("+", level) for w, level in zip(wanted, levels, strict=True)):
             names = [level for w, level in zip(wanted, levels, strict=True) if w == "+"]
             return Route(codec, names[0] if names else None, names[1] if len(names) > 1 else "")

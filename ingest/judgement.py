@@ -18,7 +18,8 @@ from alerts.engine import Engine, EngineState, Update
 from alerts.lifecycle import AlertBook, Docket
 from alerts.rules import RuleSet
 from ingest import codecs, quality
-from ingest.codecs.waveform import summarise
+from ingest.codecs.waveform import STATISTICS, summarise_all
+from twin import model
 from twin.catalog import Catalog
 from twin.model import (
     Alert,
@@ -41,7 +42,6 @@ from twin.model import (
 )
 from twin.state import SensorState, arrival_lanes
 
-STATISTICS: Final = ("mean", "rms", "peak_to_peak", "frequency")
 OUTDATED: Final = np.iinfo(np.int64).max
 _UNKNOWN: Final = (Reason.UNKNOWN_DEVICE, Reason.UNKNOWN_PROPERTY)
 
@@ -112,8 +112,7 @@ class Judgement:
         self.rules = rules
         self.rules_version = rules_version
         self.lateness = lateness
-        self.default_tenant = default_tenant
-        self.max_bytes = max_bytes
+        self._decoder = codecs.Decoder(catalog, default_tenant, max_bytes)
         self.started_at = started_at
         self.state = SensorState.of(len(catalog))
         self.judged_at = np.zeros(len(catalog), np.int64)  # newest event time that came by the pipeline, not an import
@@ -173,7 +172,7 @@ class Judgement:
         return any(reject.reason in _UNKNOWN for reject in decoded.rejects)
 
     def decode(self, messages: Sequence[RawMessage]) -> codecs.Decoded:
-        return codecs.decode(messages, self.catalog, default_tenant=self.default_tenant, max_bytes=self.max_bytes)
+        return self._decoder.decode(messages)
 
     def missing_statistics(self, decoded: codecs.Decoded) -> list[Sensor]:
         """The sensors that summaries of these waveforms need and the catalogue lacks."""
@@ -273,21 +272,21 @@ class Judgement:
         return fresh, len(blocks) - len(fresh)
 
     def _summaries(self, blocks: list[WaveformBlock]) -> Readings:
-        parts = []
+        if not blocks:
+            return Readings.empty()
+        found: list[int] = []
         for block in blocks:
             sensor = self.catalog.sensors[block.sensor]
             properties = self.catalog.devices[sensor.device]
-            summary = summarise(block)
-            parts.append(
-                Readings(
-                    np.array([properties[f"{sensor.property}.{name}"] for name in STATISTICS], np.int32),
-                    np.full(len(STATISTICS), block.started_at, np.int64),
-                    np.full(len(STATISTICS), block.received_at, np.int64),
-                    np.array([summary[name] for name in STATISTICS]),
-                    np.zeros(len(STATISTICS), np.uint8),
-                )
-            )
-        return Readings.join(parts)
+            found += [properties[f"{sensor.property}.{name}"] for name in STATISTICS]
+        count = len(STATISTICS)
+        return Readings(
+            np.array(found, np.int32),
+            np.repeat(np.array([block.started_at for block in blocks], np.int64), count),
+            np.repeat(np.array([block.received_at for block in blocks], np.int64), count),
+            summarise_all(blocks).ravel(),
+            np.zeros(len(found), np.uint8),
+        )
 
     def _unseen(self, readings: Readings, is_new: Bools, archive: Archive) -> Bools:
         """Which of the readings that are not newer than their sensor's newest are not stored either: late ones."""
@@ -543,7 +542,7 @@ def _announced(blocks: list[WaveformBlock]) -> Readings:
 
 
 def by_sensor_and_time(readings: Readings) -> Readings:
-    return readings.take(np.lexsort((readings.observed_at, readings.sensor)))
+    return readings.take(model.by_sensor_and_time(readings.sensor, readings.observed_at))
 
 
 def _firsts(events: Iterable[AlertEvent]) -> list[AlertEvent]:

@@ -1,8 +1,21 @@
 """The one pipeline: collect, decide, commit, acknowledge, publish. Everything that changes the twin passes here.
 
-One thread. Messages come from an inbox; operators' commands have a lane of their own, served between two batches. A
-batch that the database refuses for its content is split until the bad message is a refusal; one refused because the
-database is away is kept, unacknowledged, and tried again until it is back.
+Messages come from an inbox; operators' commands have a lane of their own, served between two batches. A batch that the
+database refuses for its content is split until the bad message is a refusal; one refused because the database is away
+is kept, unacknowledged, and tried again until it is back.
+
+One thread, the pipeline's, does all of it, one batch after the other. A large outcome it lets a second thread write,
+and meanwhile decodes what comes in. What makes that as safe as standing still:
+
+- While the second thread writes, the pipeline's does nothing but take messages from the inbox and decode them.
+  Decoding reads the catalogue and changes nothing that others see; the second thread touches the connection and where
+  the database stands, never what decisions rest on. So of all else, too, there is only one user at a time.
+- Whatever follows a commit (applying, acknowledging, publishing, commands, ticks, deciding the next batch) waits for
+  its end, as if it had been written in place; its errors come out where it was handed over.
+- Messages taken ahead are the beginning of the next batch, in order, with nothing before them. Until then they are as
+  those in the inbox: unacknowledged, waiting as far as the clock is concerned (`waiting_since`), and the broker's
+  again when the service ends.
+- What they were decoded to is dropped, and they are decoded again, if the catalogue changed in between.
 """
 
 from __future__ import annotations
@@ -14,9 +27,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Final, Protocol, TypeVar
 
 from alerts.rules import RuleSet
+from ingest.codecs import Decoded
 from ingest.inbox import Inbox
 from ingest.judgement import Decision, Judgement, Snapshot
 from twin.model import (
@@ -45,6 +60,12 @@ T = TypeVar("T")
 TICK_S: Final = 1.0
 COMMAND_PATIENCE_S: Final = 3.0
 COMMANDS: Final = 1000  # operators' commands waiting at the most; one more is refused
+FIRST_MESSAGES: Final = 500  # in a first batch, when nobody knows yet how many readings a message has
+BATCH_READINGS: Final = 25_000  # more in one commit gain nothing and make all wait longer
+AHEAD_FROM: Final = 1000  # readings in an outcome from which on handing it over pays: some 2 ms of writing
+AHEAD_FROM_BLOCKS: Final = 50  # the same of waveforms
+AHEAD_GOES: Final = 10  # a batch's messages are decoded in so many goes: the commit's end waits for one
+AHEAD_BYTES: Final = 16 << 20  # taken ahead at the most, or one go
 
 
 class Source(Protocol):
@@ -67,6 +88,63 @@ class Checkpoint:
 
 
 Publish = Callable[[list[AlertEvent], Readings], None]
+
+
+class _Scribe:
+    """A thread that does one piece of work at a time for the pipeline's."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+            self._thread.start()
+        self._work.put((work, future))
+        return future
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            self._work.put(None)
+
+    def _run(self) -> None:
+        while (item := self._work.get()) is not None:
+            work, future = item
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - goes to the one who waits
+                future.set_exception(error)
+
+
+class _Ahead:
+    """Messages taken in and decoded while a commit was under way: the beginning of the next batch.
+
+    Bound: a batch's messages; AHEAD_BYTES and one go more."""
+
+    def __init__(self) -> None:
+        self.messages: list[RawMessage] = []
+        self.decoded: list[tuple[int, Decoded]] = []
+        self.bytes = 0
+        self.changes = -1  # of the catalogue that it was decoded by
+
+    def add(self, messages: list[RawMessage], decode: Callable[[list[RawMessage]], Decoded], changes: int) -> None:
+        """Decode some more. What cannot be decoded is looked at again with its batch, where errors are met."""
+        self.messages += messages
+        self.bytes += sum(len(message.payload) for message in messages)
+        if changes != self.changes:
+            self.decoded.clear()
+        self.changes = changes
+        try:
+            self.decoded.append((len(messages), decode(messages)))
+        except Exception:
+            log.exception("%d messages could not be decoded ahead", len(messages))
+
+    def of(self, messages: list[RawMessage], changes: int) -> Decoded | None:
+        """What these messages were decoded to; None unless they are all of those taken ahead, and it still holds."""
+        is_whole = messages is self.messages and sum(size for size, _ in self.decoded) == len(messages)
+        return Decoded.join(self.decoded) if is_whole and messages and changes == self.changes else None
 
 
 class Pipeline:
@@ -114,6 +192,10 @@ class Pipeline:
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._scribe = _Scribe()
+        self._most = min(batch_messages, FIRST_MESSAGES)  # messages that the next batch may have, by BATCH_READINGS
+        self._ahead = _Ahead()  # filled while a commit is under way
+        self._batch = _Ahead()  # what was taken ahead of the batch in hand
         self._next_tick = 0.0
         self._next_checkpoint = 0.0
         self._checkpointed_batch = -1
@@ -131,6 +213,7 @@ class Pipeline:
         self.inbox.wake()
         if self._thread is not None:
             self._thread.join(30)
+        self._scribe.stop()
         while self._commands:
             self._commands.popleft()[1].set_exception(StoreUnavailable("the service is stopping / 服务正在停止"))
 
@@ -152,9 +235,7 @@ class Pipeline:
         try:
             while not self._stopping.is_set():
                 self._serve_commands()
-                messages = self.inbox.take(
-                    self.batch_messages, self._until_tick(), self.linger_s, lambda: bool(self._commands)
-                )
+                messages = self._collect()
                 if self._stopping.is_set():
                     break
                 if messages:
@@ -168,6 +249,36 @@ class Pipeline:
             # What is committed and what is in memory may differ now: only a new start makes them one again.
             self.failures += 1
             log.critical("the pipeline cannot go on; the service ends, to be started anew", exc_info=True)
+
+    def _collect(self) -> list[RawMessage]:
+        """The next batch: what was taken ahead with what came since, or what comes up to the next tick."""
+        self._batch, self._ahead = self._ahead, _Ahead()
+        ahead = self._batch
+        if not ahead.messages:
+            return self.inbox.take(self._most, self._until_tick(), self.linger_s, lambda: bool(self._commands))
+        there = len(ahead.messages) + len(self.inbox)  # not what comes while these are decoded
+        self._take_ahead(ahead, 0.0, 0.0, lambda: len(ahead.messages) >= there)
+        return ahead.messages
+
+    def _take_ahead(self, ahead: _Ahead, wait_s: float, linger_s: float, is_over: Callable[[], bool]) -> None:
+        """Take messages in and decode them, until `is_over`, none comes for `wait_s`, or it is a batch."""
+        judgement, at_once = self.judgement, max(1, self._most // AHEAD_GOES)
+        while not is_over() and ahead.bytes < AHEAD_BYTES:
+            room = self._most - len(ahead.messages)
+            messages = self.inbox.take(min(at_once, room), wait_s, linger_s, is_over) if room > 0 else []
+            if not messages:
+                return
+            ahead.add(messages, judgement.decode, judgement.catalog.changes)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages have come and are in no batch yet."""
+        return len(self.inbox) + len(self._ahead.messages)
+
+    def waiting_since(self) -> Micros | None:
+        """When the message that has waited longest came; None if none waits."""
+        ahead = self._ahead.messages
+        return ahead[0].received_at if ahead else self.inbox.oldest()
 
     def _until_tick(self) -> float:
         return max(0.0, self._next_tick - time.monotonic())
@@ -202,7 +313,7 @@ class Pipeline:
 
     def _decide(self, messages: list[RawMessage], asks_all: bool = False) -> Decision:
         judgement = self.judgement
-        decoded = judgement.decode(messages)
+        decoded = self._batch.of(messages, judgement.catalog.changes) or judgement.decode(messages)
         if judgement.needs_newer_catalog(decoded) and self.follow_catalog():
             decoded = judgement.decode(messages)
         missing = judgement.missing_statistics(decoded)
@@ -243,6 +354,9 @@ class Pipeline:
     def _finish(self, decision: Decision, committed: Committed) -> None:
         """Make a committed decision what stands, and show it."""
         outcome = decision.outcome
+        counts = outcome.counts
+        if counts.messages:
+            self._most = max(1, min(self.batch_messages, BATCH_READINGS * counts.messages // max(1, counts.received)))
         has_others = committed.batch != self.batch + 1
         if has_others:
             self._absorb(self.batch + 1, committed.batch - 1)
@@ -315,7 +429,13 @@ class Pipeline:
     def _commit(self, decision: Decision) -> Committed:
         # Before, so that nobody reads an aggregate that lacks a committed row; and after, with the number it got.
         self.dirty.note(decision.outcome.readings, self.batch)
-        return self._with_database(lambda: self.writer.commit(decision.outcome))
+        outcome = decision.outcome
+        if len(outcome.readings) < AHEAD_FROM and len(outcome.waveforms) < AHEAD_FROM_BLOCKS:
+            return self._with_database(lambda: self.writer.commit(outcome))
+        committing = self._scribe.submit(lambda: self._with_database(lambda: self.writer.commit(outcome)))
+        committing.add_done_callback(lambda _: self.inbox.wake())
+        self._take_ahead(self._ahead, TICK_S, self.linger_s, lambda: committing.done() or self._stopping.is_set())
+        return committing.result()
 
     def commit(self, decision: Decision) -> list[AlertEvent]:
         """Commit and apply what a command decided; the events as numbered."""
@@ -410,18 +530,18 @@ class Pipeline:
             self._has_orphans = False
             self.close_orphans(None, "the rule no longer looks at this sensor / 规则不再监视该测点")
         # While we do not hear, or have not yet listened to what waits, nobody is silent.
-        is_deaf = self.source is None or not self.source.is_connected or len(self.inbox) > self.batch_messages
+        is_deaf = self.source is None or not self.source.is_connected or self.waiting > self._most
         try:
             # Never ahead of what has come already: during a stall everybody's messages wait in the inbox.
-            oldest = self.inbox.oldest()
+            oldest = self.waiting_since()
             at = self.clock() if oldest is None else min(self.clock(), oldest)
             decision = self.judgement.tick(at, is_deaf)
-            if not len(self.inbox):
+            if not self.waiting:
                 self.lag_s = 0.0
             if decision.outcome.is_empty:
                 for update in decision.updates:
                     self.judgement.engine.apply(update)
-                if not self._commands and not len(self.inbox):
+                if not self._commands and not self.waiting:
                     self._with_database(self._look_around)
             else:
                 self.commit(decision)

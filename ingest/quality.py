@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from twin.catalog import Catalog
-from twin.model import MINUTE, Bools, Bytes, Floats, Indices, Ints, Quality, Readings
+from twin.model import MINUTE, Bools, Bytes, Floats, Indices, Ints, Quality, Readings, by_sensor
 from twin.state import SensorState, arrival_lanes
 
 AHEAD_FROM: Final = 5 * MINUTE
@@ -62,7 +62,7 @@ def _mark_jumps(
     state: SensorState,
 ) -> None:
     """Set `JUMP` in `bits`; `rows`, in arrival order, rise in time within each sensor."""
-    rows = rows[np.argsort(sensor[rows], kind="stable")]
+    rows = rows[by_sensor(sensor[rows])]
     s, at, v = sensor[rows], observed_at[rows], value[rows]
     judgeable = bits[rows] < Quality.FIRST_BAD
     first = np.ones(len(s), np.bool_)

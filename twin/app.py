@@ -404,7 +404,7 @@ class Service:
     @property
     def is_busy(self) -> bool:
         """Whether messages have been waiting to be taken in."""
-        oldest = self.pipeline.inbox.oldest()
+        oldest = self.pipeline.waiting_since()
         return oldest is not None and self.clock() - oldest > BUSY_AFTER
 
     def stats(self) -> dict[str, int | float | str]:

@@ -50,6 +50,7 @@ class Catalog:
         self.domains = sorted({kind.domain for kind in kinds.values()})
         self.owners: list[str] = []
         self.version = 0
+        self.changes = 0  # how often `put` or `replace` were called: what was looked up before may differ now
         self.sensors: list[Sensor] = []
         self.devices: dict[str, dict[str, int]] = {}
         self.tenants: dict[str, str] = {}
@@ -127,6 +128,7 @@ class Catalog:
         """
         if not rows:
             return
+        self.changes += 1
         for _, sensor in rows:
             if sensor.kind not in self.kinds:
                 self.kinds[sensor.kind] = Kind(sensor.kind, sensor.unit, sensor.kind, sensor.kind)
@@ -182,6 +184,7 @@ class Catalog:
 
     def replace(self, replacements: Sequence[Replacement]) -> None:
         """Set which hardware stands in for which device, all of it."""
+        self.changes += 1
         self.replacements = {r.hardware: r for r in replacements}
         self.retired = {}
         for r in replacements:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.model import Bytes, Floats, Ints, Readings
+from twin.model import Bytes, Floats, Ints, Readings, by_sensor, by_sensor_and_time
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class SensorState:
         """Take in stored readings, in any order; `is_heard`: they came from the sensors, not from a file."""
         if not len(stored):
             return
-        order = np.lexsort((stored.observed_at, stored.sensor))
+        order = by_sensor_and_time(stored.sensor, stored.observed_at)
         sensor = stored.sensor[order]
         last = order[np.flatnonzero(np.append(sensor[1:] != sensor[:-1], True))]
         newest = stored.take(last)
@@ -80,7 +80,7 @@ def arrival_lanes(readings: Readings, newest_at: Ints) -> NDArray[np.bool_]:
     """
     sensor, at = readings.sensor, readings.observed_at
     new = at > newest_at[sensor]
-    order = np.argsort(sensor, kind="stable")
+    order = by_sensor(sensor)
     s, t = sensor[order], at[order]
     first = np.empty(len(s), bool)
     first[:1] = True

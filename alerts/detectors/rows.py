@@ -52,13 +52,14 @@ class Batch:
 
 class Rows:
     """The watches of one family, sorted by (sensor, rule): columns `sensor`, `rule` (int32), and for each sensor the
-    span `begin[s]:begin[s+1]` of its rows."""
+    span `begin[s]:begin[s+1]` of its rows, their `number`, and whether there are any."""
 
     def __init__(self, sensor: Indices, rule: Indices, sensors: int) -> None:
         self.sensor = sensor
         self.rule = rule
         self.begin: Ints = np.searchsorted(sensor, np.arange(sensors + 1))
         self.number: Ints = np.diff(self.begin)
+        self.is_watched: Bools = self.number > 0  # an eighth of the memory to look through
         self._key = _key(sensor, rule)
 
     def __len__(self) -> int:
@@ -134,6 +135,20 @@ class Verdicts:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    @classmethod
+    def join(cls, first: Verdicts, second: Verdicts) -> Verdicts:
+        if not len(first) or not len(second):
+            return first if len(first) else second
+        return cls(
+            np.concatenate([first.row, second.row]),
+            np.concatenate([first.at, second.at]),
+            np.concatenate([first.before, second.before]),
+            np.concatenate([first.after, second.after]),
+            np.concatenate([first.value, second.value]),
+            np.concatenate([first.threshold, second.threshold]),
+            np.concatenate([first.since, second.since]),
+        )
 
     @classmethod
     def none(cls) -> Verdicts:

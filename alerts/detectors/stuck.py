@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from alerts.detectors.rows import FOREVER, NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
+from alerts.detectors.rows import FOREVER, NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, spans, write
 from alerts.rules import Rule
 from twin.model import SECOND, Bools, Floats, Ints
 
@@ -77,9 +77,62 @@ class StuckWatches:
     def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
         if not len(self.rows):
             return Verdicts.none(), []
-        segments = np.flatnonzero(self.rows.number[batch.owner])
+        segments = np.flatnonzero(self.rows.is_watched[batch.owner])
         if not len(segments):
             return Verdicts.none(), []
+        is_alone = batch.count[segments] == 1
+        alone, others = segments[is_alone], segments[~is_alone]
+        if not len(others):
+            return self._observe_alone(batch, alone)
+        if not len(alone):
+            return self._observe_several(batch, others)
+        first, patches = self._observe_alone(batch, alone)
+        second, more = self._observe_several(batch, others)
+        return Verdicts.join(first, second), patches + more
+
+    def _observe_alone(self, batch: Batch, segments: Ints) -> tuple[Verdicts, list[Patch]]:
+        """What `_observe_several` comes to, for segments of one reading each: of a large city nearly all."""
+        owner = batch.owner[segments]
+        number = self.rows.number[owner]
+        row, reading = self.rows.begin[owner], batch.start[segments]
+        if (number != 1).any():
+            row, reading = spans(row, number), np.repeat(reading, number)
+        at, x = batch.at[reading], batch.value[reading]
+        parameters, p = self.parameters, self.profile[row]
+        old = {name: column[row] for name, column in self.columns.items() if name != "last_at" or self._has_gaps}
+        anchor, level = old["anchor"], old["level"]
+        is_near = ((x == anchor) | (np.abs(x - anchor) <= parameters.tolerance[p])) & (old["count"] > 0)
+        starts = ~is_near
+        if self._has_gaps:
+            last_at = old["last_at"]
+            starts |= (last_at != NEVER) & (at - last_at > parameters.max_gap[p])
+        since = np.where(starts, at, old["since"])
+        count = np.where(starts, np.int8(1), np.minimum(old["count"] + np.int8(1), np.int8(READINGS)))
+        columns: Columns = {"anchor": np.where(is_near, anchor, x), "since": since, "count": count}
+        if self._has_gaps:
+            columns["last_at"] = at
+        verdicts = Verdicts.none()
+        is_long = (count >= READINGS) & (at - since >= parameters.span[p])
+        if is_long.any() or level.any():
+            candidates = np.flatnonzero(is_long)
+            excused = (anchor[candidates, None] == parameters.excepted[p[candidates]]).any(axis=1)
+            stuck = is_near & (level != 0)
+            stuck[candidates[~excused]] = True
+            changed = np.flatnonzero(stuck != (level != 0))
+            own, is_raised = parameters.level[p[changed]], stuck[changed]
+            verdicts = Verdicts(
+                row[changed],
+                at[changed],
+                np.where(is_raised, np.int8(0), own),
+                np.where(is_raised, own, np.int8(0)),
+                x[changed],
+                parameters.span[p[changed]] / SECOND,
+                since[changed],
+            )
+            columns["level"] = np.where(stuck, parameters.level[p], np.int8(0))
+        return verdicts, [Patch(row, columns)]
+
+    def _observe_several(self, batch: Batch, segments: Ints) -> tuple[Verdicts, list[Patch]]:
         pairs = Pairs.of(self.rows, batch, segments)
         row, head, group, tail = pairs.row, pairs.head, pairs.group, pairs.tail
         at, x = batch.at[pairs.reading], batch.value[pairs.reading]

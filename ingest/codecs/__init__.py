@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from itertools import accumulate
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 
 from ingest.codecs import senml, status, telemetry, waveform
-from ingest.codecs.gathering import Gathering, Unreadable
+from ingest.codecs.gathering import Gathering, Points, Unreadable
 from twin.catalog import Catalog
 from twin.model import Bools, Floats, Indices, Ints, Micros, RawMessage, Reason, Reject, WaveformBlock
 
-__all__ = ["Decoded", "decode"]
+__all__ = ["Decoded", "Decoder", "decode"]
 
 Codec = Callable[[Gathering, RawMessage, str, str], None]
 
@@ -26,6 +27,7 @@ CODECS: Final[tuple[tuple[str, Codec], ...]] = (
     ("cim/v1/+/+/waveform", waveform.decode),
     ("cim/v1/+/+/status", status.decode),
 )
+_PATTERNS: Final = tuple((pattern.split("/"), codec) for pattern, codec in CODECS)
 MAX_ROUTES: Final = 200_000
 
 
@@ -66,6 +68,31 @@ class Decoded:
 
     def __len__(self) -> int:
         return len(self.sensor)
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[int, Decoded]]) -> Decoded:
+        """One batch of several, each given with its number of messages."""
+        if len(parts) == 1:
+            return parts[0][1]
+        first = [0, *accumulate(size for size, _ in parts)]
+        decoded = [part for _, part in parts]
+        return cls(
+            np.concatenate([part.sensor for part in decoded]),
+            np.concatenate([part.observed_at for part in decoded]),
+            np.concatenate([part.received_at for part in decoded]),
+            np.concatenate([part.value for part in decoded]),
+            np.concatenate([part.message + np.int32(n) for n, part in zip(first, decoded, strict=False)]),
+            np.concatenate([part.position for part in decoded]),
+            np.concatenate([part.by_gateway for part in decoded]),
+            [replace(r, message=r.message + n) for n, part in zip(first, decoded, strict=False) for r in part.rejects],
+            [
+                replace(b, message=b.message + n)
+                for n, part in zip(first, decoded, strict=False)
+                for b in part.waveforms
+            ],
+            [status for part in decoded for status in part.statuses],
+            sum(part.received for part in decoded),
+        )
 
     def per_message(self, only: Sequence[frozenset[int] | None]) -> tuple[list[int], list[int]]:
         """By message, how many readings and blocks are usable and how many are refused, of the positions that `only`
@@ -108,15 +135,70 @@ def _is_wanted(wanted: frozenset[int] | None, position: int) -> bool:
     return wanted is None or position in wanted
 
 
-def decode(
-    messages: Sequence[RawMessage], catalog: Catalog, *, default_tenant: str = "default", max_bytes: int = 1 << 20
-) -> Decoded:
-    """Everything in `messages` that is usable, as columns, and the rest as rejects; raises for no payload or topic.
+class Decoder:
+    """Decodes batch after batch by one catalogue, and keeps what it looked up there until the catalogue changes.
 
     `default_tenant` owns what comes without a tenant in the topic; a payload over `max_bytes` is refused unparsed.
     """
-    out = Gathering(messages, catalog)
-    for number, message in enumerate(messages):
+
+    def __init__(self, catalog: Catalog, default_tenant: str = "default", max_bytes: int = 1 << 20) -> None:
+        self.catalog = catalog
+        self.default_tenant = default_tenant
+        self.max_bytes = max_bytes
+        self._points = Points(catalog)
+
+    def decode(self, messages: Sequence[RawMessage]) -> Decoded:
+        """Everything in `messages` that is usable, as columns, and the rest as rejects; raises for no payload or
+        topic."""
+        if self._points.changes != self.catalog.changes:
+            self._points = Points(self.catalog)
+        out = Gathering(messages, self._points)
+        careful = self._add_plain(out)
+        if careful:
+            _add_carefully(out, careful, self.default_tenant, self.max_bytes)
+        columns = out.columns()  # refuses, too: before rejects()
+        return Decoded(*columns, out.rejects(), out.blocks, out.statuses, out.received())
+
+    def _add_plain(self, out: Gathering) -> Sequence[int]:
+        """Take in the messages of single devices that can be taken in together; the numbers of all others."""
+        by_topic = self._points.by_topic
+        found = [by_topic.get(message.topic) for message in out.messages]
+        if not found:
+            return ()
+        if all(found):  # a device has properties
+            return telemetry.add_plain(out, range(len(found)), cast("list[dict[str, int]]", found), self.max_bytes)
+        for number, known in enumerate(found):
+            if known is None:
+                found[number] = self._place(out.messages[number].topic)
+        plain = [number for number, known in enumerate(found) if known]
+        others = [number for number, known in enumerate(found) if not known]
+        if plain:
+            owners = [known for known in found if known]
+            others = sorted(others + telemetry.add_plain(out, plain, owners, self.max_bytes))
+        return others
+
+    def _place(self, topic: str) -> dict[str, int] | None:
+        """The properties of the plain device whose telemetry comes by this topic, None if it is no such topic."""
+        route = _routes.get(topic) or _route(topic)
+        if route.codec is not telemetry.decode_device or route.tenant is None:
+            return None
+        properties = self._points.properties(route.device, route.tenant)
+        if properties:
+            self._points.by_topic[topic] = properties
+        return properties
+
+
+def decode(
+    messages: Sequence[RawMessage], catalog: Catalog, *, default_tenant: str = "default", max_bytes: int = 1 << 20
+) -> Decoded:
+    """One batch, as `Decoder` does."""
+    return Decoder(catalog, default_tenant, max_bytes).decode(messages)
+
+
+def _add_carefully(out: Gathering, numbers: Sequence[int], default_tenant: str, max_bytes: int) -> None:
+    """Take in messages one by one, each by its topic's codec."""
+    for number in numbers:
+        message = out.messages[number]
         out.begin(number, message)
         if len(message.payload) > max_bytes:
             out.refuse_message(Reason.TOO_LARGE, f"{message.size} bytes; at most {max_bytes}")
@@ -131,8 +213,6 @@ def decode(
             out.refuse_message(Reason.MALFORMED, str(error), device or None)
         else:
             out.counts[number] = len(out.sensor) - out.first
-    columns = out.columns()  # refuses, too: before rejects()
-    return Decoded(*columns, out.rejects(), out.blocks, out.statuses, out.received())
 
 
 def _route(topic: str) -> Route:
@@ -145,8 +225,7 @@ def _route(topic: str) -> Route:
 def find_route(topic: str) -> Route:
     """The first pattern of `CODECS` that fits the topic."""
     levels = topic.split("/")
-    for pattern, codec in CODECS:
-        wanted = pattern.split("/")
+    for wanted, codec in _PATTERNS:
         if len(wanted) == len(levels) and all(w in ("+", level) for w, level in zip(wanted, levels, strict=True)):
             names = [level for w, level in zip(wanted, levels, strict=True) if w == "+"]
             return Route(codec, names[0] if names else None, names[1] if len(names) > 1 else "")

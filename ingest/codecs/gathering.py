@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -39,6 +40,9 @@ MAX_VALUE: Final = 1e150  # nothing measured is larger, and sums of any number o
 FIRST_TIME: Final = micros(dt.datetime(2000, 1, 1, tzinfo=dt.UTC))
 MAX_DEVICES_NAMED: Final = 100  # of one message's rejects; those of further devices share one without a name
 NO_PROPERTIES: Final[Mapping[str, int]] = {}
+RELATIVE_BELOW: Final = 2**28 * 1_000_000  # µs; RFC 8428, 4.5.3: smaller times are relative to now
+LISTS_BYTES: Final = 32 << 20
+_BYTES_A_NAME: Final = 8
 
 _DECODER: Final = msgspec.json.Decoder()
 
@@ -106,45 +110,149 @@ def shown(name: str) -> str:
 
 
 class _Ids(dict[str, int]):
-    """Sensor index by `device/property`, filled as asked; -1 for what needs a closer look."""
+    """Sensor index by `device/property`, kept as asked; -1 for what needs a closer look. Bound: a tenant's sensors."""
 
-    def __init__(self, out: Gathering, tenant: str) -> None:
+    def __init__(self, points: Points, tenant: str) -> None:
         super().__init__()
-        self._out = out
+        self._points = points
         self._tenant = tenant
 
     def __missing__(self, name: str) -> int:
         device, _, prop = name.partition("/")
-        properties = self._out.properties(device, self._tenant)
-        found = self[name] = -1 if properties is None else properties.get(prop, -1)
+        properties = self._points.properties(device, self._tenant)
+        found = -1 if properties is None else properties.get(prop, -1)
+        if found >= 0:
+            self[name] = found
         return found
+
+
+class Points:
+    """What decoding has looked up in a catalogue, to be kept from batch to batch until the catalogue changes.
+
+    `by_topic`: of topics that belong to one plain device, its properties. Bound: the devices, each of which has one
+    such topic. `lists`: by tenant and the bytes of a list of names, their indices. Bound: LISTS_BYTES, then emptied.
+    """
+
+    __slots__ = (
+        "_ids", "_lists_bytes", "by_topic", "catalog", "changes", "devices", "lists", "senml_factors", "successors",
+        "tenants", "timed",
+    )  # fmt: skip
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.changes = catalog.changes
+        self.devices = catalog.devices
+        self.tenants = catalog.tenants
+        self.timed = catalog.replacements.keys() | catalog.retired.keys()
+        self.successors: dict[str, list[Replacement]] = {}
+        for replacement in catalog.replacements.values():
+            self.successors.setdefault(replacement.device, []).append(replacement)
+        self.by_topic: dict[str, dict[str, int]] = {}
+        self.senml_factors: dict[tuple[str, str], tuple[float, float] | None] = {}  # by a pack's unit and a sensor's
+        self.lists: dict[tuple[str, bytes], list[int]] = {}
+        self._lists_bytes = 0
+        self._ids: dict[str, _Ids] = {}
+
+    def properties(self, device: str, tenant: str) -> dict[str, int] | None:
+        """Sensor index by property of a device whose messages need no closer look (known, of this tenant, never
+        replaced), else None."""
+        found = self.devices.get(device)
+        if found is None or self.tenants[device] != tenant or (self.timed and device in self.timed):
+            return None
+        return found
+
+    def ids(self, tenant: str) -> Mapping[str, int]:
+        """Sensor index by `device/property` for a tenant, -1 for what `properties` cannot answer."""
+        known = self._ids.get(tenant)
+        if known is None:
+            known = _Ids(self, tenant)
+            if tenant in self.catalog.owners:  # others come and go with their messages
+                self._ids[tenant] = known
+        return known
+
+    def keep_list(self, tenant: str, names: bytes, found: list[int]) -> None:
+        """Remember which sensors the names of this list are."""
+        self._lists_bytes += len(names) + _BYTES_A_NAME * len(found)
+        if self._lists_bytes > LISTS_BYTES:
+            self.lists.clear()
+            self._lists_bytes = len(names) + _BYTES_A_NAME * len(found)
+        self.lists[tenant, names] = found
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Readings of some messages of a batch, in their order; a message's readings are all in one of these.
+
+    `numbers`, `counts`: the messages and how many readings each has; the rest one row a reading, sensor -1 for one that
+    cannot be used, time in µs within `NOT_A_TIME` and `LAST_TIME`, the value as sent, NaN for null.
+    """
+
+    numbers: Indices
+    counts: Ints
+    sensor: Indices
+    at: Ints
+    value: Floats
+
+    def known(self) -> tuple[Columns, list[int]]:
+        """Without the messages that have a reading which cannot be used, and the numbers of those."""
+        message = np.repeat(np.arange(len(self.numbers)), self.counts)
+        keep = np.ones(len(self.numbers), np.bool_)
+        keep[message[self.sensor < 0]] = False
+        rows = keep[message]
+        kept = Columns(self.numbers[keep], self.counts[keep], self.sensor[rows], self.at[rows], self.value[rows])
+        return kept, self.numbers[~keep].tolist()
+
+
+class Packs:
+    """Packs of readings timed in seconds from a base, gathered as lists: of each pack its message, number of readings
+    and base (µs); of each reading sensor, seconds and value."""
+
+    __slots__ = ("base", "counts", "numbers", "seconds", "sensor", "value")
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.counts: list[int] = []
+        self.base: list[Micros] = []
+        self.sensor: list[int] = []
+        self.seconds: list[float] = []
+        self.value: list[float] = []
+
+    def columns(self, received: Ints) -> Columns:
+        """With the times in µs; `received` is when each message of the batch came, which times that are small enough to
+        be relative (RFC 8428, 4.5.3) count from."""
+        numbers, counts = np.array(self.numbers, np.int32), np.array(self.counts, np.int64)
+        seconds = np.array(self.seconds, np.float64)
+        is_time = np.abs(seconds) < LAST_TIME / 1e6
+        base = np.repeat(np.array(self.base, np.int64), counts)
+        at = base + np.rint(np.where(is_time, seconds, 0.0) * 1e6).astype(np.int64)
+        is_relative = at < RELATIVE_BELOW
+        if is_relative.any():
+            at[is_relative] += np.repeat(received[numbers], counts)[is_relative]
+        at[~is_time] = NOT_A_TIME
+        np.clip(at, NOT_A_TIME, LAST_TIME, out=at)
+        return Columns(numbers, counts, np.array(self.sensor, np.int32), at, np.array(self.value, np.float64))
 
 
 class Gathering:
     """The columns of one batch while its messages are decoded, one after the other.
 
     `sensor`, `at` (µs, or ms where the message's `scale` says 1000) and `value` hold one row a reading met; `first` is
-    the row at which the current message begins. Bound: the batch's own size.
+    the row at which the current message begins. Messages that were decoded all together are in `columns_met`, packs
+    whose times wait to be reckoned all together in `packs`. Bound: the batch's own size.
     """
 
     __slots__ = (
-        "_catalog", "_devices", "_ids", "_named", "_refused", "_successors", "_tenants", "_timed", "at", "blocks",
-        "blocks_met", "by_gateway", "counts", "first", "messages", "number", "received_at", "scale", "senml_factors",
-        "sensor", "statuses", "unread", "value",
+        "_catalog", "_named", "_refused", "at", "blocks", "blocks_met", "by_gateway", "columns_met", "counts", "first",
+        "messages", "number", "packs", "points", "received_at", "scale", "sensor", "statuses", "unread", "value",
     )  # fmt: skip
 
-    def __init__(self, messages: Sequence[RawMessage], catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._devices = catalog.devices
-        self._tenants = catalog.tenants
-        self._timed = catalog.replacements.keys() | catalog.retired.keys()
-        self._successors: dict[str, list[Replacement]] = {}
-        for replacement in catalog.replacements.values():
-            self._successors.setdefault(replacement.device, []).append(replacement)
-        self._ids: dict[str, _Ids] = {}
+    def __init__(self, messages: Sequence[RawMessage], points: Points) -> None:
+        self._catalog = points.catalog
+        self.points = points
         self._refused: dict[tuple[int, Reason, str | None], tuple[str, list[int]]] = {}
         self._named = 0
-        self.senml_factors: dict[tuple[str, str], tuple[float, float] | None] = {}  # by a pack's unit and a sensor's
+        self.columns_met: list[Columns] = []
+        self.packs = Packs()
         self.messages = messages
         self.sensor: list[int] = []
         self.at: list[int] = []
@@ -160,29 +268,14 @@ class Gathering:
         self.first = 0
         self.received_at = 0
 
-    def properties(self, device: str, tenant: str) -> Mapping[str, int] | None:
-        """Sensor index by property of a device whose messages need no closer look (known, of this tenant, never
-        replaced), else None."""
-        found = self._devices.get(device)
-        if found is None or self._tenants[device] != tenant or (self._timed and device in self._timed):
-            return None
-        return found
-
-    def ids(self, tenant: str) -> Mapping[str, int]:
-        """Sensor index by `device/property` for a tenant, -1 for what `properties` cannot answer."""
-        known = self._ids.get(tenant)
-        if known is None:
-            known = self._ids[tenant] = _Ids(self, tenant)
-        return known
-
     def resolve(self, device: str, tenant: str, at: Micros) -> tuple[str, Mapping[str, int], Reason | None, str]:
         """The device whose measuring points `device` reports at `at`, their indices, and why not, if so.
 
         Hardware that stands in for another device reports that one's points from its first day on; a replaced device
         reports nothing from then on (contract: the measuring points keep their history).
         """
-        target = device
-        if device in self._timed:
+        points, target = self.points, device
+        if device in points.timed:
             fault = time_fault(at, self.received_at)
             if fault is not None:
                 return device, NO_PROPERTIES, Reason.BAD_TIME, fault
@@ -190,23 +283,23 @@ class Gathering:
             stand_in = self._catalog.replacements.get(device)
             if stand_in is not None and at >= stand_in.since:
                 target, since = stand_in.device, stand_in.since
-            elif device not in self._devices:
+            elif device not in points.devices:
                 return device, NO_PROPERTIES, Reason.UNKNOWN_DEVICE, f"{shown(device)} was not yet in service"
-            for other in self._successors.get(target, ()):
+            for other in points.successors.get(target, ()):
                 if other.hardware != device and since < other.since <= at:
                     detail = f"replaced by {shown(other.hardware)} from {iso(other.since)} on"
                     return device, NO_PROPERTIES, Reason.UNKNOWN_DEVICE, detail
-        properties = self._devices.get(target)
+        properties = points.devices.get(target)
         if properties is None:
             return device, NO_PROPERTIES, Reason.UNKNOWN_DEVICE, f"no device {shown(device)}"
-        if self._tenants[target] != tenant:
+        if points.tenants[target] != tenant:
             detail = f"device {shown(device)} is not of tenant {shown(tenant)}"
             return device, NO_PROPERTIES, Reason.FORBIDDEN, detail
         return target, properties, None, ""
 
     def is_known(self, device: str) -> bool:
         """Whether any tenant has such a device, or hardware that stands in for one."""
-        return device in self._devices or device in self._timed
+        return device in self.points.devices or device in self.points.timed
 
     def factors(self, index: int) -> tuple[float, float]:
         """(factor, offset) with canonical = value * factor + offset."""
@@ -276,14 +369,23 @@ class Gathering:
 
         Times and values that no column can hold are refused here, at once for the whole batch.
         """
-        counts = np.array(self.counts, np.int64)
-        sensor = np.array(self.sensor, np.int32)
-        message = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        received = np.array([m.received_at for m in self.messages], np.int64)
+        parts = list(self.columns_met)
+        if self.packs.numbers:
+            parts.append(self.packs.columns(received))
+        if self.sensor or not parts:
+            parts.append(self._listed())
+        numbers, counts, sensor, at, value = (
+            np.concatenate([getattr(part, name) for part in parts]) if len(parts) > 1 else getattr(parts[0], name)
+            for name in ("numbers", "counts", "sensor", "at", "value")
+        )
+        message = np.repeat(numbers, counts)
         position = (np.arange(len(sensor)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.int32)
-        at = np.clip(_int64(self.at), NOT_A_TIME, LAST_TIME)
-        at *= np.repeat(np.array(self.scale, np.int64), counts)
-        received_at = np.repeat(np.array([m.received_at for m in self.messages], np.int64), counts)
-        value = _float64(self.value)
+        if len(parts) > 1:
+            order = np.argsort(message, kind="stable")
+            sensor, at, value = sensor[order], at[order], value[order]
+            message, position = message[order], position[order]
+        received_at = received[message]
         used = sensor >= 0
         with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused below
             value = value * self._catalog.factor[sensor] + self._catalog.offset[sensor] if len(self._catalog) else value
@@ -299,12 +401,20 @@ class Gathering:
                 detail = f"not a number within {MAX_VALUE:g}"
                 self._refuse_row(Reason.BAD_VALUE, detail, int(message[row]), int(position[row]), int(sensor[row]))
             used &= ~bad_value
-        by_gateway = np.repeat(np.array(self.by_gateway, np.bool_), counts)
+        by_gateway = np.array(self.by_gateway, np.bool_)[message]
         if used.all():
             return sensor, at, received_at, value, message, position, by_gateway
         return (
             sensor[used], at[used], received_at[used], value[used], message[used], position[used], by_gateway[used],
         )  # fmt: skip
+
+    def _listed(self) -> Columns:
+        """What the lists hold."""
+        counts = np.array(self.counts, np.int64)
+        at = np.clip(_int64(self.at), NOT_A_TIME, LAST_TIME)
+        at *= np.repeat(np.array(self.scale, np.int64), counts)
+        numbers = np.arange(len(counts), dtype=np.int32)
+        return Columns(numbers, counts, np.array(self.sensor, np.int32), at, _float64(self.value))
 
     def _refuse_row(self, reason: Reason, detail: str, number: int, position: int, sensor: int) -> None:
         if number != self.number:
@@ -314,7 +424,8 @@ class Gathering:
     def received(self) -> int:
         """Readings received, as the contract counts: each reading of each delivery, each block, one for a message that
         cannot be decoded."""
-        return len(self.sensor) + self.blocks_met + self.unread
+        together = sum(len(part.sensor) for part in self.columns_met) + len(self.packs.sensor)
+        return len(self.sensor) + together + self.blocks_met + self.unread
 
     def rejects(self) -> list[Reject]:
         """What was refused, by message; positions ascending."""

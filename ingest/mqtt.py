@@ -183,6 +183,9 @@ class PahoSource:
             client.username_pw_set(self.address.user, self.address.password)
         if self.address.is_tls:
             client.tls_set()
+            # Else acknowledgements are written by the thread that makes them, and two threads in one TLS connection
+            # break it. With this the network thread writes them.
+            client.on_socket_register_write = _leave_writing
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         return client
@@ -222,6 +225,10 @@ class PahoSource:
         except Exception:
             self.failures += 1
             log.exception("a message could not be taken in")
+
+
+def _leave_writing(_client: paho.Client, _userdata: object, _socket: object) -> None:
+    pass
 
 
 class Publisher:

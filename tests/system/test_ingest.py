@@ -88,6 +88,20 @@ def test_every_bad_message_is_kept_with_its_bytes_and_reason_and_hurts_no_other(
     assert len(city.get("/quarantine", limit=1000)["items"]) == len(rows)
 
 
+@pytest.mark.parametrize("reader", ["own", "paho"])
+def test_of_a_message_far_too_large_the_beginning_is_kept_and_its_size(
+    cimtwin: Callable[..., Cimtwin], reader: str
+) -> None:
+    city = prepared(cimtwin(CIMTWIN_MQTT_READER=reader))
+    large = b'{"depth": "' + b"x" * 5_000_000 + b'"}'
+    city.publish((D1, large), (D1, large), (D1, {"ts": T0, "values": {"depth": 1}}))
+    stats_add_up(city, 3, 1, 0, 2)
+    (row,) = city.get("/quarantine")["items"]
+    assert (row["reason"], row["size"], row["is_truncated"], row["deliveries"]) == ("too-large", len(large), True, 2)
+    assert row["detail"] == f"{len(large)} bytes; at most 1048576"
+    assert len(row["text"]) == 1 << 20
+
+
 def test_one_bad_reading_in_a_good_message_is_refused_alone_and_goes_through_once_its_cause_is_mended(
     cimtwin: Callable[..., Cimtwin],
 ) -> None:

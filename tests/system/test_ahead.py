@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from alerts.rules import parse_rules
-from ingest.judgement import Judgement
 from ingest.inbox import Inbox
+from ingest.judgement import Judgement
 from ingest.pipeline import AHEAD_FROM, Pipeline
 from tests.conftest import until
 from twin.catalog import Catalog

@@ -128,11 +128,12 @@ def test_a_flood_day_is_played_to_its_end_unmistakably_and_leaves_live_alone(
     part(page, "replay-speed").select_option("0")
     part(page, "replay-state", state="ended").wait_for()
     assert moment(page) == parse_time(TO)
-    assert shown_alerts(page) == open_at(told_of(flooded), parse_time(TO))
+    at_the_end = open_at(told_of(flooded), parse_time(TO))
+    until(lambda: shown_alerts(page) == at_the_end, "the alerts of the end", 5)
     part(page, "replay-stop").click()
     expect(part(page, "replay-banner")).to_have_count(0)
     assert page.evaluate("location.hash") == "#/live"
-    assert (shown_alerts(page), counts(page)) == (live, numbers)
+    until(lambda: (shown_alerts(page), counts(page)) == (live, numbers), "live as it was", 5)
     assert flooded.stats()["alert_events"] == events
     until(lambda: flooded.stats()["replays"] == running, "the replay to be over")
 

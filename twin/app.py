@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 WAIT_FOR_DATABASE_S: Final = 30.0
 WAIT_FOR_LOCK_S: Final = 3.0
 BUSY_AFTER: Final = 50_000  # µs a message waits
+BUSY_SHARE: Final = 0.25  # of a core that this process takes: some 40,000 messages/s
+BUSY_LOOK_S: Final = 0.1
 AGGREGATE_EVERY_S: Final = 300.0
 PARTITIONS_EVERY_S: Final = 3600.0
 
@@ -75,6 +77,8 @@ class Service:
         self._threads: list[threading.Thread] = []
         self._upkeep_failures = 0
         self.database_url = ""
+        self._seen_busy = (time.monotonic(), time.process_time())
+        self._takes_much = False
 
     # Starting
 
@@ -403,9 +407,14 @@ class Service:
 
     @property
     def is_busy(self) -> bool:
-        """Whether messages have been waiting to be taken in."""
+        """Whether live work takes so much of the machine, or messages wait so long, that replays should hold back."""
+        wall, cpu = self._seen_busy
+        passed = time.monotonic() - wall
+        if passed > BUSY_LOOK_S:
+            self._seen_busy = time.monotonic(), time.process_time()
+            self._takes_much = (self._seen_busy[1] - cpu) / passed > BUSY_SHARE
         oldest = self.pipeline.waiting_since()
-        return oldest is not None and self.clock() - oldest > BUSY_AFTER
+        return self._takes_much or (oldest is not None and self.clock() - oldest > BUSY_AFTER)
 
     def stats(self) -> dict[str, int | float | str]:
         pipeline, counts = self.pipeline, self.pipeline.counts

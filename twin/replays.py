@@ -39,7 +39,7 @@ ANSWER_S: Final = 60.0
 WAITING_MOST: Final = 32  # actions that were not carried out yet; one more is refused
 BEHIND_S: Final = 5.0  # for which a replay waits for slow clients at a time; then they are closed, and resume
 ANSWERS_KEPT: Final = 1000
-BUSY_READINGS_S: Final = 50_000  # what a replay plays a second at most while live messages wait
+BUSY_READINGS_S: Final = 25_000  # what a replay plays a second at most while live work needs the machine
 FINAL: Final = ("stopped", "failed")
 ENDED: Final = 1000
 
@@ -61,7 +61,7 @@ class Surroundings(Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether messages have been waiting to be taken in."""
+        """Whether live work needs the machine."""
         ...
 
 

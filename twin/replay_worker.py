@@ -27,8 +27,8 @@ from twin.units import load_kinds
 
 TICK_S: Final = 0.05  # what was played goes out at most this often
 CLOCK_S: Final = 0.2
-CREDIT: Final = 4  # stretches told before the service must have passed on the first of them
-NICENESS: Final = 15
+CREDIT: Final = 2  # stretches told before the service must have passed on the first of them
+NICENESS: Final = 19
 SPEEDS: Final = (0.1, 3600.0)  # slowest and fastest; 0 is as fast as possible
 
 

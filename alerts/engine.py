@@ -174,6 +174,7 @@ class Engine:
             verdicts.value.tolist(),
             verdicts.threshold.tolist(),
             verdicts.since.tolist(),
+            verdicts.peak.tolist(),
         )
         return map(Transition, *columns)
 

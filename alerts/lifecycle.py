@@ -189,17 +189,17 @@ class Docket:
 
     # Verdicts
 
-    def judge(self, t: Transition, peak: float = math.nan, is_retroactive: bool = False) -> Alert | None:
-        """Take in a verdict. `peak` is the extreme value so far (NaN: unknown). Returns the alert it concerns."""
+    def judge(self, t: Transition, is_retroactive: bool = False) -> Alert | None:
+        """Take in a verdict. Returns the alert it concerns."""
         rule = self._rules.rules[t.rule]
         subject = t.subject if t.subject is not None else self._catalog.sensors[t.sensor].id
         alert = self.active(rule.id, subject)
         if t.after == Level.NONE:
             if alert is None:
                 return None
-            return self._clear(alert, rule, t, peak, is_retroactive)
+            return self._clear(alert, rule, t, is_retroactive)
         if alert is None:
-            return self._raise(rule, subject, t, peak, is_retroactive)
+            return self._raise(rule, subject, t, is_retroactive)
         if t.after == alert.level:
             return alert  # a detector that starts from an older state says what stands already
         transition = "escalated" if t.after > alert.level else "deescalated"
@@ -210,13 +210,13 @@ class Docket:
         previous = alert.level
         alert = replace(
             alert, level=t.after, peak_level=max(alert.peak_level, t.after), state=state, value=_known(t.value),
-            threshold=_known(t.threshold), peak_value=_worse(rule, alert.peak_value, t.value, peak), message_zh=zh,
+            threshold=_known(t.threshold), peak_value=_worse(rule, alert.peak_value, t), message_zh=zh,
             message_en=en, rule_version=self._version,
         )  # fmt: skip
         self._tell(alert, transition, previous, t, is_retroactive)
         return self._put(alert)
 
-    def _raise(self, rule: Rule, subject: str, t: Transition, peak: float, is_retroactive: bool) -> Alert:
+    def _raise(self, rule: Rule, subject: str, t: Transition, is_retroactive: bool) -> Alert:
         catalog = self._catalog
         sensor = catalog.sensors[t.sensor] if t.subject is None else None
         place = (sensor.asset or sensor.device) if sensor else subject
@@ -229,18 +229,18 @@ class Docket:
             domain=_domain(catalog, sensor.kind if sensor else None, subject),
             level=t.after, peak_level=t.after, state=AlertState.ACTIVE_UNACKNOWLEDGED, since=t.since,
             raised_at=t.observed_at,
-            value=_known(t.value), peak_value=_worse(rule, None, t.value, peak), threshold=_known(t.threshold),
+            value=_known(t.value), peak_value=_worse(rule, None, t), threshold=_known(t.threshold),
             lon=sensor.lon if sensor else None, lat=sensor.lat if sensor else None, place=place, message_zh=zh,
             message_en=en, instruction_zh=rule.instruction.zh, instruction_en=rule.instruction.en,
         )  # fmt: skip
         self._tell(alert, "raised", Level.NONE, t, is_retroactive)
         return self._put(alert)
 
-    def _clear(self, alert: Alert, rule: Rule, t: Transition, peak: float, is_retroactive: bool) -> Alert:
+    def _clear(self, alert: Alert, rule: Rule, t: Transition, is_retroactive: bool) -> Alert:
         zh, en = _message(rule, self._catalog, t, alert.place or subject_of(alert))
         alert = replace(
             alert, state=_AFTER_CLEAR[alert.state], cleared_at=t.observed_at, value=_known(t.value),
-            peak_value=_worse(rule, alert.peak_value, math.nan, peak), message_zh=zh, message_en=en,
+            peak_value=_worse(rule, alert.peak_value, t), message_zh=zh, message_en=en,
         )  # fmt: skip
         self._tell(alert, "cleared", alert.level, t, is_retroactive)
         return self._put(alert)
@@ -298,20 +298,20 @@ class Docket:
         self,
         base: dict[tuple[str, str], str],
         said: Sequence[AlertEvent],
-        verdicts: Sequence[tuple[Transition, float]],
+        verdicts: Sequence[Transition],
         new_from: dict[int, Micros],
     ) -> None:
         """Replace what was said of some sensors since a moment by what should have been said.
 
         `base`: the alert (id) that stood active at that moment, by rule and subject; `said`: the judgements told
-        since, in order; `verdicts`: those that the readings as now known give, with peaks; `new_from`: by sensor
+        since, in order; `verdicts`: those that the readings as now known give; `new_from`: by sensor
         index, the newest event time before this batch: verdicts after it are ordinary ones, not retroactive.
         """
         told = {_identity(e): e for e in said}
-        due: list[tuple[Transition, float]] = []
+        due: list[Transition] = []
         kept: set[str] = set()
         open_id = dict(base)
-        for t, peak in verdicts:
+        for t in verdicts:
             rule = self._rules.rules[t.rule]
             subject = self._catalog.sensors[t.sensor].id
             key = (rule.id, subject)
@@ -322,7 +322,7 @@ class Docket:
                 kept.add(same.id)
                 # What still stands needs no telling, unless something before it changed; then the alert's course is
                 # followed below all the same.
-            due.append((t, peak))
+            due.append(t)
         wrong = [e for e in said if e.id not in kept]
         if not wrong and len(kept) == len(due):
             return
@@ -341,9 +341,9 @@ class Docket:
                 )  # fmt: skip
         seen: set[str] = set()
         worsened: set[str] = set()
-        for t, peak in due:
+        for t in due:
             before = len(self.events)
-            alert = self.judge(t, peak, is_retroactive=t.observed_at <= new_from.get(t.sensor, 0))
+            alert = self.judge(t, is_retroactive=t.observed_at <= new_from.get(t.sensor, 0))
             if alert is None or len(self.events) == before:
                 continue
             seen.add(alert.id)
@@ -454,16 +454,13 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _worse(rule: Rule, *values: float | None) -> float | None:
-    """The extreme of `values` in the rule's direction."""
-    known = [v for v in values if v is not None and not math.isnan(v)]
-    if not known:
-        return None
-    if rule.detector == "rate" or rule.side == "either":
-        return max(known, key=abs)
-    if rule.detector == "threshold" and rule.side == "below":
-        return min(known)
-    return max(known)
+def _worse(rule: Rule, before: float | None, t: Transition) -> float | None:
+    """The extreme of an alert's peak so far and a transition's, in the rule's direction."""
+    if math.isnan(t.peak) or before is None or rule.detector == "range":  # of two sides the detector knows which
+        return before if math.isnan(t.peak) else t.peak
+    if rule.detector == "rate":
+        return max(before, t.peak, key=abs)
+    return min(before, t.peak) if rule.side == "below" else max(before, t.peak)
 
 
 def _tenant(subject: str) -> str:

@@ -6,15 +6,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from ingest import wire
 from twin.model import Micros, RawMessage
 
+# Everything below our own root, so that what a device sends to a mistyped topic is seen and refused with its reason.
+SUBSCRIPTIONS: Final = ("cim/v1/#", "v1/gateway/telemetry")
 RECEIVE_MAXIMUM: Final = 65535
 KEEPALIVE_S: Final = 60  # the broker may let a connection go after 1.5 times that without a word, 3.1.2.10
 ANSWER_S: Final = 10.0  # [E]; how long the broker may be silent when an answer is due
 SUBSCRIBE_ID: Final = 1
 UNSUPPORTED_VERSION: Final = 0x84
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a broker is, from `mqtt://user:password@host:port` or `mqtts://…`."""
+
+    host: str
+    port: int
+    user: str | None
+    password: str | None
+    is_tls: bool
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        parts = urlsplit(url)
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+            raise ValueError("a broker's address looks like mqtt://host:1883 or mqtts://user:password@host:8883")
+        is_tls = parts.scheme == "mqtts"
+        return cls(
+            parts.hostname,
+            parts.port or (8883 if is_tls else 1883),
+            unquote(parts.username) if parts.username else None,
+            unquote(parts.password) if parts.password else None,
+            is_tls,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ repeated readings, through `Archive`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
@@ -19,7 +18,6 @@ from alerts.lifecycle import AlertBook, Docket
 from alerts.rules import RuleSet
 from ingest import codecs, quality
 from ingest.codecs.waveform import STATISTICS, summarise_all
-from twin import model
 from twin.catalog import Catalog
 from twin.model import (
     Alert,
@@ -325,8 +323,8 @@ class Judgement:
             take &= ~np.isin(readings.sensor, redo)
         verdicts, update = self.verdicts(readings.take(take))
         decision.updates.append(update)
-        for transition, peak in verdicts:
-            docket.judge(transition, peak)
+        for transition in verdicts:
+            docket.judge(transition)
         if len(redo):
             stored = readings.take((is_new | is_late) & np.isin(readings.sensor, redo))
             late_from = self._first_late(redo, readings.take(is_late & judgeable))
@@ -335,12 +333,9 @@ class Judgement:
             # What lies before the point that was started from is not judged, and changes no snapshot.
             decision.judged_again = redo, np.maximum(late_from, after + 1)
 
-    def verdicts(self, readings: Readings) -> tuple[list[tuple[Transition, float]], Update]:
-        """What judgeable readings, newer than all their sensors showed, come to: transitions, each with the extreme
-        value of its alert so far, and the engine's change."""
-        fresh = by_sensor_and_time(readings)
-        transitions, update = self.engine.observe(fresh)
-        return self._with_peaks(self.engine, transitions, fresh), update
+    def verdicts(self, readings: Readings) -> tuple[list[Transition], Update]:
+        """What judgeable readings, newer than all their sensors showed, come to, and the engine's change."""
+        return self.engine.observe(readings.in_order())
 
     def _to_judge_again(self, readings: Readings, stored: Bools, late: Bools) -> Indices:
         """Sensors with a late reading that is not too late to bear on what was said."""
@@ -368,9 +363,7 @@ class Judgement:
         small = self.engine.fork(redo, [snapshot.engine for snapshot in self.snapshots], pick)
         known = Readings.join([archive.history(redo, after), stored])
         known = known.take(known.judgeable() & (known.observed_at > after[np.searchsorted(redo, known.sensor)]))
-        known = by_sensor_and_time(known)
-        transitions, update = small.observe(known)
-        peaks = self._with_peaks(small, transitions, known)
+        transitions, update = small.observe(known.in_order())
         small.apply(update)
         said = [e for e in archive.said(redo, after) if self._is_by_readings(e.rule)]
         docket.load(archive.alerts(sorted({e.alert_id for e in said} - self.book.open.keys())))
@@ -381,7 +374,7 @@ class Judgement:
             if key[1] in names and alert.id not in told and self._is_by_readings(alert.rule):
                 base.setdefault(key, alert.id)
         newest = {int(index): int(self.state.observed_at[index]) for index in redo}
-        docket.rejudge(base, said, peaks, newest)
+        docket.rejudge(base, said, transitions, newest)
         return self.engine.merge(small), after
 
     def _bases(self, redo: Indices, late_from: Ints) -> tuple[Ints, Ints]:
@@ -401,40 +394,6 @@ class Judgement:
     def _is_by_readings(self, rule: str) -> bool:
         known = self.rules.by_id.get(rule)
         return known is not None and known.detector != "offline"
-
-    def _with_peaks(
-        self, engine: Engine, transitions: Sequence[Transition], judged: Readings
-    ) -> list[tuple[Transition, float]]:
-        """The transitions that `engine` told of these readings, before it took them in, with their alerts' peaks."""
-        since: dict[tuple[int, int], Micros] = {}  # of the alerts that these readings themselves raise
-        found = []
-        for t in transitions:
-            if t.before == 0:
-                since[t.rule, t.sensor] = t.since
-            found.append((t, self._peak(engine, t, judged, since.get((t.rule, t.sensor)))))
-        return found
-
-    def _peak(self, engine: Engine, t: Transition, judged: Readings, since: Micros | None) -> float:
-        """The extreme value of the alert up to a transition, of the readings judged with it, from `since` on, and,
-        where it is older than they are (None), of those before."""
-        low, high = np.searchsorted(judged.sensor, [t.sensor, t.sensor + 1])
-        at = judged.observed_at[low:high]
-        start = 0 if since is None else np.searchsorted(at, since)
-        values = judged.value[low:high][start : np.searchsorted(at, t.observed_at, side="right")]
-        if t.after == 0:
-            values = values[:-1]  # the reading that cleared it is inside the limit
-        rule = self.rules.rules[t.rule]
-        found = [] if since is not None else [engine.extremes(t.rule, t.sensor)[1]]
-        if len(values) and rule.detector in ("threshold", "range"):
-            found += [float(values.max()), float(values.min())]
-            if rule.detector == "threshold":
-                found.pop(-2 if rule.side == "below" else -1)
-            else:
-                found = [max(found, key=lambda v: abs(v - t.threshold))] if t.after else found[:1]
-        known = [float(v) for v in found if not math.isnan(v)]
-        if not known:
-            return math.nan
-        return min(known) if rule.side == "below" else max(known)
 
     # Silence
 
@@ -522,7 +481,7 @@ class Judgement:
             self._outdate(redo, np.maximum(first, after + 1))
             small = self.engine.fork(redo, [snapshot.engine for snapshot in self.snapshots], pick)
             known = archive.history(redo, after)
-            known = by_sensor_and_time(known.take(known.judgeable()))
+            known = known.take(known.judgeable()).in_order()
             _, update = small.observe(known)
             small.apply(update)
             self.engine.apply(self.engine.merge(small))
@@ -539,10 +498,6 @@ def _announced(blocks: list[WaveformBlock]) -> Readings:
         np.full(count, np.nan),
         np.zeros(count, np.uint8),
     )
-
-
-def by_sensor_and_time(readings: Readings) -> Readings:
-    return readings.take(model.by_sensor_and_time(readings.sensor, readings.observed_at))
 
 
 def _firsts(events: Iterable[AlertEvent]) -> list[AlertEvent]:

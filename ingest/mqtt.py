@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -19,42 +17,15 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from ingest.conversation import RECEIVE_MAXIMUM, SUBSCRIPTIONS, Address
 from ingest.inbox import Inbox
 from twin.model import Micros, RawMessage
 
 log = logging.getLogger(__name__)
 
-# Everything below our own root, so that what a device sends to a mistyped topic is seen and refused with its reason.
-SUBSCRIPTIONS: Final = ("cim/v1/#", "v1/gateway/telemetry")
-RECEIVE_MAXIMUM: Final = 65535
 # Longer than a stall of the database that we want to ride out without losing the connection, [E].
 KEEPALIVE_S: Final = 120
 DRAIN: Final = 500  # messages taken in before writing, and a ping, get their turn
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a broker is, from `mqtt://user:password@host:port` or `mqtts://…`."""
-
-    host: str
-    port: int
-    user: str | None
-    password: str | None
-    is_tls: bool
-
-    @classmethod
-    def of(cls, url: str) -> Address:
-        parts = urlsplit(url)
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise ValueError("a broker's address looks like mqtt://host:1883 or mqtts://user:password@host:8883")
-        is_tls = parts.scheme == "mqtts"
-        return cls(
-            parts.hostname,
-            parts.port or (8883 if is_tls else 1883),
-            unquote(parts.username) if parts.username else None,
-            unquote(parts.password) if parts.password else None,
-            is_tls,
-        )
 
 
 def share_property_tables() -> None:

@@ -2,8 +2,8 @@
 
 A replay stands at a moment `time` and has judged the readings observed before it, within [start, end), and nothing of
 later ones: loaded stretches of the tape lie in `_windows`, and only `_step` takes from them, up to where it is told.
-Alert events by readings are
-judged anew; what no reading causes (people's actions, silence, which is a matter of arrival) is told again as recorded.
+Alert events by readings are judged anew; what no reading causes (people's actions, silence, which is a matter of
+arrival) is told again as recorded.
 
 Before `start` it plays what the rules can remember (`Rule.memory`), from the alerts that then stood on, without telling
 of it, and then takes up the alerts that stood at `start`. So a replay of live data tells what was told live. It differs
@@ -307,7 +307,6 @@ class Replay:
     def _play(self, until: Micros, told: Told, most: int | None) -> None:
         played, idle = 0, self._idle
         while self.time < until and (most is None or (played < most and self._idle - idle < IDLE_LOADS)):
-            chapter = self._chapters[self._chapter]
             if self._chapter + 1 < len(self._chapters) and self._chapters[self._chapter + 1].start <= self.time:
                 self._chapter += 1
                 chapter = self._chapters[self._chapter]
@@ -352,11 +351,11 @@ class Replay:
         self.time = until
         return len(readings)
 
-    def _tell(self, docket: Docket, verdicts: list[tuple[Transition, float]], until: Micros) -> None:
+    def _tell(self, docket: Docket, verdicts: list[Transition], until: Micros) -> None:
         """Verdicts and what is recorded until then, in the order of their event times."""
-        for transition, peak in verdicts:
+        for transition in verdicts:
             self._retell(docket, transition.observed_at + 1)
-            docket.judge(transition, peak)
+            docket.judge(transition)
         self._retell(docket, until)
 
     def _retell(self, docket: Docket, before: Micros) -> None:

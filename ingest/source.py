@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from ingest import wire
-from ingest.conversation import KEEPALIVE_S, Conversation, End, Terms
+from ingest.conversation import KEEPALIVE_S, SUBSCRIPTIONS, Address, Conversation, End, Terms
 from ingest.inbox import Inbox
-from ingest.mqtt import SUBSCRIPTIONS, Address
 from twin.model import Micros, RawMessage
 
 log = logging.getLogger(__name__)

@@ -233,7 +233,7 @@ def test_the_lock_file_names_no_host_and_the_versions_are_exact() -> None:
 @pytest.mark.usefixtures("distributions")
 def test_the_page_names_no_registry_and_nothing_of_this_machine() -> None:
     traces = [
-        b"registry.npmjs",
+        b"://registry.",
         b"node_modules/",
         b"sourceMappingURL",
         str(WEB).encode(),

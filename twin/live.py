@@ -645,9 +645,7 @@ class Live:
         readings, self._pending = Readings.join(self._pending), []
         if not self._by_readings or not len(readings):
             return
-        order = np.lexsort((readings.observed_at, readings.sensor))
-        sensor = readings.sensor[order]
-        newest = readings.take(order[np.append(sensor[1:] != sensor[:-1], True)])
+        newest = readings.newest()
         # A late reading is not the latest of its sensor; and a replay that has ended knows of none.
         state = self.source.state
         newest = newest.take(newest.sensor < len(state))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import datetime as dt
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple
@@ -132,6 +133,18 @@ class Readings:
             np.concatenate([p.value for p in parts]),
             np.concatenate([p.quality for p in parts]),
         )
+
+    def in_order(self) -> Readings:
+        """Sorted by sensor and time."""
+        return self.take(by_sensor_and_time(self.sensor, self.observed_at))
+
+    def newest(self) -> Readings:
+        """Of each sensor the reading with the newest event time, ascending by sensor."""
+        order = by_sensor_and_time(self.sensor, self.observed_at)
+        sensor = self.sensor[order]
+        is_last = np.ones(len(order), bool)
+        is_last[:-1] = sensor[1:] != sensor[:-1]
+        return self.take(order[is_last])
 
     def judgeable(self) -> Bools:
         """Mask of what detectors may see: not missing, not bad."""
@@ -257,8 +270,9 @@ class WaveformBlock:
 @dataclass(frozen=True, slots=True)
 class Transition:
     """A detector's verdict that changed: rule `rule` (its place in the rule set) on `sensor` went from level `before`
-    to `after` at the reading observed at `observed_at`. `since` is the start of the run that led to it. Where `subject`
-    is set the alert is on that asset-like group (`tenant/gateway`, `domain/gas`) and `sensor` is -1."""
+    to `after` at the reading observed at `observed_at`. `since` is the start of the run that led to it, `peak` the
+    extreme value of the alert so far (NaN: none). Where `subject` is set the alert is on that asset-like group
+    (`tenant/gateway`, `domain/gas`) and `sensor` is -1."""
 
     rule: int
     sensor: int
@@ -268,6 +282,7 @@ class Transition:
     value: float
     threshold: float
     since: Micros
+    peak: float = math.nan
     subject: str | None = None
 
 
@@ -496,6 +511,11 @@ def micros(moment: dt.datetime) -> Micros:
     """Microseconds of an aware datetime, exactly."""
     span = moment - EPOCH
     return (span.days * 86400 + span.seconds) * SECOND + span.microseconds
+
+
+# What lies beyond these is taken for them where a span is asked for.
+EARLIEST: Final = micros(EPOCH.replace(year=1900))
+LATEST: Final = micros(EPOCH.replace(year=2200))
 
 
 def parse_time(text: str) -> Micros:

@@ -1,7 +1,7 @@
 """A replay at work: paced by a clock of its own, in a process of its own.
 
 The process reads the database by a read-only connection and talks to the service through one pipe; it changes nothing
-anywhere. It is nice to the live service: its priority is lower.
+anywhere. It is nice to the live service: its priority is the lowest.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,6 +22,7 @@ from alerts.packs import default_text
 from alerts.rules import RuleSet, parse_rules
 from ingest.replay import Replay
 from twin.catalog import Catalog
+from twin.live import box_mask
 from twin.model import SECOND, Alert, AlertEvent, Micros, Readings, StoreUnavailable
 from twin.store.tape import Tape
 from twin.units import load_kinds
@@ -59,6 +61,27 @@ class Progress:
     digest: str = str(Digest())
     recorded: tuple[int, str] | None = None
     error: str | None = None
+
+
+def is_speed(speed: float) -> bool:
+    """Whether a replay can have this speed."""
+    slowest, fastest = SPEEDS
+    return speed == 0 or slowest <= speed <= fastest
+
+
+def selection(
+    catalog: Catalog, sensors: Iterable[str] | None, box: tuple[float, float, float, float] | None
+) -> tuple[int, ...] | None:
+    """The indices of the sensors named that lie inside; None for all. Raises `NotFound` for one that there is not."""
+    if sensors is None and box is None:
+        return None
+    chosen = np.ones(len(catalog), bool)
+    if sensors is not None:
+        chosen[:] = False
+        chosen[[catalog.find(name) for name in sensors]] = True
+    if box is not None:
+        chosen &= box_mask(catalog, box)[: len(chosen)]
+    return tuple(np.flatnonzero(chosen).tolist())
 
 
 def open_replay(tape: Tape, kinds_file: Path | None, wanted: Wanted) -> Replay:
@@ -184,7 +207,7 @@ class Player:
             self._look_at_recorded()
         progress = self.progress
         if told.readings or told.events:
-            latest = _latest(told.readings)
+            latest = Readings.join(told.readings).newest()
             values = replay.current(self._concerned(latest))
             self.credit -= 1
             self.pipe.send(("told", progress, told.events, told.alerts, values, latest))
@@ -240,11 +263,3 @@ class Player:
             self.pace.set(self.replay.time)
         self.pipe.send(("answer", number, self.progress))
         self.pipe.send(("clock", self.progress))
-
-
-def _latest(parts: list[Readings]) -> Readings:
-    """The newest of these readings by sensor."""
-    readings = Readings.join(parts)
-    order = np.lexsort((readings.observed_at, readings.sensor))
-    sensor = readings.sensor[order]
-    return readings.take(order[np.flatnonzero(np.append(sensor[1:] != sensor[:-1], True))]) if len(order) else readings

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import orjson
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -17,15 +16,13 @@ from rich.progress import Progress as ProgressLine
 from ingest.replay import Replay
 from twin.catalog import Catalog
 from twin.importing import parse_named_rules
-from twin.live import box_mask, event_json
-from twin.model import EPOCH, Micros, Problem, Refused, iso, micros, parse_time
-from twin.replay_worker import SPEEDS, TICK_S, Pace, ReplayTape, Wanted, open_replay
+from twin.live import event_json
+from twin.model import EARLIEST, LATEST, Micros, Problem, Refused, iso, parse_time
+from twin.replay_worker import SPEEDS, TICK_S, Pace, ReplayTape, Wanted, is_speed, open_replay, selection
 from twin.settings import Settings
 from twin.store.backfill import unknown_sensors
 from twin.store.tape import Tape
 from twin.units import Kind, load_kinds
-
-FIRST, LAST = (micros(EPOCH.replace(year=year)) for year in (1900, 2200))  # as HTTP takes times
 
 
 def in_terminal(
@@ -44,7 +41,9 @@ def in_terminal(
     start, end = (_moment(f"--{name}", text) for name, text in zip(("from", "to"), span, strict=True))
     if start >= end:
         raise Refused([Problem("--from", "", "must be before --to / 必须早于 --to")])
-    check_speed(speed, "--speed")
+    if not is_speed(speed):
+        text = " … ".join(f"{end:g}" for end in SPEEDS)
+        raise Refused([Problem("--speed", "", f"must be {text}, or 0 for as fast as possible / 0 为尽快")])
     kinds = load_kinds(settings.kinds)
     given = None if rules is None else parse_named_rules(rules[1], rules[0], kinds).text
     then = None if received_before is None else _moment("--received-before", received_before)
@@ -92,7 +91,7 @@ def _play(replay: Replay, speed: float, out: Path | None) -> str:
 
 def _moment(option: str, text: str) -> Micros:
     try:
-        return min(max(parse_time(text), FIRST), LAST)
+        return min(max(parse_time(text), EARLIEST), LATEST)
     except (ValueError, OverflowError):
         text = "must be an RFC 3339 time with its zone, e.g. 2026-07-01T08:00:00Z / 必须是带时区的 RFC 3339 时间"
         raise Refused([Problem(option, "", text)]) from None
@@ -108,14 +107,6 @@ def _box(area: str) -> tuple[float, float, float, float]:
     raise Refused([Problem("--area", "", "must be minlon,minlat,maxlon,maxlat / 必须为 minlon,minlat,maxlon,maxlat")])
 
 
-def check_speed(speed: float, option: str) -> None:
-    """Raises `Refused` unless a replay can have this speed."""
-    slowest, fastest = SPEEDS
-    if not (speed == 0 or slowest <= speed <= fastest):
-        text = f"must be {slowest:g} … {fastest:g}, or 0 for as fast as possible / 0 为尽快"
-        raise Refused([Problem(option, "", text)])
-
-
 def _indices(
     dsn: str, kinds: dict[str, Kind], sensors: Sequence[str] | None, area: str | None
 ) -> tuple[int, ...] | None:
@@ -126,13 +117,7 @@ def _indices(
     catalog = Catalog(kinds)
     with closing(Tape(dsn)) as tape:
         tape.load_catalog(catalog)
-    chosen = np.ones(len(catalog), bool)
-    if sensors:
-        unknown = unknown_sensors(catalog, list(sensors))
-        if unknown:
-            raise Refused([Problem("--sensor", "", f"no sensor {name} / 没有测点 {name}") for name in unknown])
-        chosen[:] = False
-        chosen[[catalog.find(name) for name in sensors]] = True
-    if bounds is not None:
-        chosen &= box_mask(catalog, bounds)
-    return tuple(np.flatnonzero(chosen).tolist())
+    unknown = unknown_sensors(catalog, list(sensors or ()))
+    if unknown:
+        raise Refused([Problem("--sensor", "", f"no sensor {name} / 没有测点 {name}") for name in unknown])
+    return selection(catalog, sensors or None, bounds)

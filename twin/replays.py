@@ -35,7 +35,6 @@ EVENTS_KEPT: Final = 100_000
 ENDED_KEPT: Final = 100
 WAIT_FOR_CLIENT_S: Final = 3.0  # a new replay stands at its start until it is watched, but not longer
 IDLE_S: Final = 1800.0
-ANSWER_S: Final = 60.0
 WAITING_MOST: Final = 32  # actions that were not carried out yet; one more is refused
 BEHIND_S: Final = 5.0  # for which a replay waits for slow clients at a time; then they are closed, and resume
 ANSWERS_KEPT: Final = 1000
@@ -87,6 +86,7 @@ class ReplayView:
         self._number = 0
         self._is_held = not is_paused
         self._used_at = time.monotonic()
+        self._ready_at = float("inf")
         self.live = Live(self, self.id)
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -204,8 +204,6 @@ class ReplayView:
         if now - self._used_at > IDLE_S:
             log.info("replay %s ended: nobody watched it", self.id)
             self.end()
-
-    _ready_at = float("inf")
 
     def end(self) -> None:
         """Stop the worker and close the clients; again does nothing."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.model import Bytes, Floats, Ints, Readings, by_sensor, by_sensor_and_time
+from twin.model import Bytes, Floats, Ints, Readings, by_sensor
 
 
 @dataclass(slots=True)
@@ -59,10 +59,7 @@ class SensorState:
         """Take in stored readings, in any order; `is_heard`: they came from the sensors, not from a file."""
         if not len(stored):
             return
-        order = by_sensor_and_time(stored.sensor, stored.observed_at)
-        sensor = stored.sensor[order]
-        last = order[np.flatnonzero(np.append(sensor[1:] != sensor[:-1], True))]
-        newest = stored.take(last)
+        newest = stored.newest()
         fresh = newest.take(newest.observed_at > self.observed_at[newest.sensor])
         self.observed_at[fresh.sensor] = fresh.observed_at
         self.received_at[fresh.sensor] = fresh.received_at

@@ -213,8 +213,6 @@ def scan(
     last_c = np.maximum.accumulate(np.where(any_c, place, -1))
     side = np.where(hi_c, 1, -1).astype(np.int8)
     side = np.where(last_c >= head[group], side[last_c], carry["side"][group])
-    verdicts = _verdicts(limits, pairs, p, at, x, previous, level, side, levels, begun, cleared)
-
     # The state after the last pair. Whatever is not needed at rest is set to its resting value, so that equal
     # histories give equal states, however they were cut into batches.
     holding = np.zeros(n, bool)
@@ -223,12 +221,17 @@ def scan(
     rest = ~holding & (level == 0)
     resting_tail = rest[tail]
     last_rest = np.maximum.reduceat(np.where(rest, place, -1), head)
-    score = _score(limits, p, x)
-    counts = (place > last_rest[group]) & known
+    score = np.where(known & ~rest, _score(limits, p, x), -np.inf)
+    counts = place > last_rest[group]
     best = np.maximum.reduceat(np.where(counts, score, -np.inf), head)
     where_best = np.minimum.reduceat(np.where(counts & (score == best[group]), place, n), head)
     carried = (last_rest < 0) & (carry["score"] >= best)
     peak = np.where(carried, carry["peak"], x[np.minimum(where_best, n - 1)])
+    changed = np.flatnonzero(level != previous)
+    verdicts = Verdicts.none()
+    if len(changed):
+        peaks = _peaks(changed, rest, score, x, carry, pairs)
+        verdicts = _verdicts(limits, pairs, p, at, x, previous, level, side, levels, begun, cleared, changed, peaks)
     last_zero = np.maximum.reduceat(np.where(level == 0, place, -1), head)
     peak_level = np.maximum.reduceat(np.where(place > last_zero[group], level, np.int8(0)), head)
     peak_level = np.where(last_zero < 0, np.maximum(peak_level, carry["peak_level"]), peak_level)
@@ -297,6 +300,25 @@ def _score(limits: Limits, p: Ints, x: Floats) -> Floats:
     return np.where(np.isnan(hi), -x, np.where(np.isnan(lo), x, both))
 
 
+def _peaks(changed: Ints, rest: Bools, score: Floats, x: Floats, carry: Columns, pairs: Pairs) -> Floats:
+    """The extreme value since the watch left rest, at each of the `changed` pairs; `score` is -inf where a pair has
+    none. Of equal ones the first."""
+    n, head, group = len(x), pairs.head, pairs.group
+    first = np.zeros(n, bool)
+    first[head] = True
+    first[1:] |= rest[:-1]
+    rank = np.empty(n, np.int64)
+    rank[np.lexsort((-np.arange(n), score))] = np.arange(n)
+    best = np.maximum.accumulate(np.cumsum(first) * n + rank) % n  # the highest rank since the last `first`
+    where = np.empty(n, np.int64)
+    where[rank] = np.arange(n)
+    found = where[best[changed]]
+    g = group[changed]
+    begun = np.maximum.accumulate(np.where(first, np.arange(n), 0))[changed]
+    carried = (begun == head[g]) & (carry["score"][g] >= score[found])
+    return np.where(carried, carry["peak"][g], np.where(np.isinf(score[found]), np.nan, x[found]))
+
+
 def _verdicts(
     limits: Limits,
     pairs: Pairs,
@@ -309,10 +331,9 @@ def _verdicts(
     levels: list[int],
     begun: list[Ints],
     cleared: list[Ints],
+    changed: Ints,
+    peaks: Floats,
 ) -> Verdicts:
-    changed = np.flatnonzero(level != previous)
-    if not len(changed):
-        return Verdicts.none()
     before, after, profile = previous[changed], level[changed], p[changed]
     up = after > before
     told = np.where(up, after, before) - 1
@@ -328,4 +349,4 @@ def _verdicts(
         since[here] = cleared[i][changed[here]]
         unset &= ~here
     row = pairs.row[pairs.group[changed]]
-    return Verdicts(row, at[changed], before, after, x[changed], threshold, since)
+    return Verdicts(row, at[changed], before, after, x[changed], threshold, since, peaks)

@@ -123,7 +123,8 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """Columns of level changes: `row`, `at`, `before`, `after`, `value`, `threshold`, `since`."""
+    """Columns of level changes: `row`, `at`, `before`, `after`, `value`, `threshold`, `since`, and `peak`, the extreme
+    value of the alert up to there."""
 
     row: Ints
     at: Ints
@@ -132,6 +133,7 @@ class Verdicts:
     value: Floats
     threshold: Floats
     since: Ints
+    peak: Floats
 
     def __len__(self) -> int:
         return len(self.row)
@@ -148,12 +150,14 @@ class Verdicts:
             np.concatenate([first.value, second.value]),
             np.concatenate([first.threshold, second.threshold]),
             np.concatenate([first.since, second.since]),
+            np.concatenate([first.peak, second.peak]),
         )
 
     @classmethod
     def none(cls) -> Verdicts:
         empty = np.empty(0, np.int64)
-        return cls(empty, empty, np.empty(0, np.int8), np.empty(0, np.int8), np.empty(0), np.empty(0), empty)
+        level, number = np.empty(0, np.int8), np.empty(0)
+        return cls(empty, empty, level, level, number, number, empty, number)
 
 
 @dataclass(frozen=True, slots=True)

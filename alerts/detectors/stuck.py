@@ -128,6 +128,7 @@ class StuckWatches:
                 x[changed],
                 parameters.span[p[changed]] / SECOND,
                 since[changed],
+                np.where(is_raised, anchor[changed], np.nan),
             )
             columns["level"] = np.where(stuck, parameters.level[p], np.int8(0))
         return verdicts, [Patch(row, columns)]
@@ -178,6 +179,7 @@ class StuckWatches:
                 x[changed],
                 parameters.span[p[changed]] / SECOND,
                 since[changed],
+                np.where(stuck[changed], anchor[changed], np.nan),
             )
             level = np.where(stuck[tail], parameters.level[profile], np.int8(0))
         columns: Columns = {

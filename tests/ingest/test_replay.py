@@ -67,8 +67,8 @@ class Recorded:
             begin = moment
             verdicts, update = judgement.verdicts(part.take(part.judgeable()))
             docket = judgement.docket(0)
-            for transition, peak in verdicts:
-                docket.judge(transition, peak)
+            for transition in verdicts:
+                docket.judge(transition)
             self._commit(judgement, docket, [update])
             for version, (at, text) in enumerate(rules, 1):
                 if at == moment and version > 1:
@@ -129,9 +129,8 @@ def told(events: Sequence[AlertEvent]) -> list[tuple[object, ...]]:
 
 
 def shown(replay: Replay) -> dict[str, Alert]:
-    """The open alerts. The peak of a change is known only as far as batches show it."""
-    book = replay.judgement.book.open
-    return {id_: replace(alert, peak_value=None) if alert.rule == "rising" else alert for id_, alert in book.items()}
+    """The open alerts."""
+    return replay.judgement.book.open
 
 
 VALUES = st.sampled_from([0.0, 0.2, 4.0, 8.5, 9.5, 11.0, 14.0, 16.0, 30.0, 45.0, 120.0, float("nan")])

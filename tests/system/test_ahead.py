@@ -148,8 +148,9 @@ def test_connections_lost_in_the_middle_of_commits_cost_nothing_and_double_nothi
     house.pipeline.start()
     kill = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'cimtwin serve test%'"
     for part in range(6):
+        before = house.pipeline.batch
         house.flood(range(part * 50, part * 50 + 50))
-        time.sleep(0.05)
+        until(lambda before=before: house.pipeline.batch > before, "a commit of it")
         house.ask(kill)
     house.wait(30_000)
     assert house.source.too_early == 0
@@ -170,7 +171,7 @@ def test_sensors_that_come_while_their_readings_are_decoded_ahead_are_found(hous
         """As another process would, while a large batch is committed."""
         if len(outcome.readings) > AHEAD_FROM:
             house.writer.commit = commit  # type: ignore[method-assign]
-            time.sleep(0.2)  # what waits is decoded meanwhile
+            until(lambda: len(house.pipeline._ahead.messages) == 10_000, "what waits to be decoded meanwhile")
             with psycopg.connect(house.url) as connection:
                 sensors = [Sensor(f"d{n}", "level", "drainage.level", "m") for n in range(SENSORS, 2 * SENSORS)]
                 upsert_sensors(connection, sensors, KINDS)
@@ -188,7 +189,7 @@ def test_what_was_taken_ahead_stays_unacknowledged_when_the_service_stops(house:
 
     def stopping(outcome: Outcome) -> Committed:
         if len(outcome.readings) > AHEAD_FROM:
-            time.sleep(0.2)  # what waits is decoded meanwhile
+            until(lambda: len(house.pipeline._ahead.messages) == 10_000, "what waits to be decoded meanwhile")
             house.pipeline._stopping.set()
         return commit(outcome)
 

@@ -19,10 +19,8 @@ from starlette.responses import Response
 
 from ingest.commands import Once
 from twin.api.errors import Invalid
-from twin.model import EPOCH, HOUR, Micros, iso, micros, parse_time
+from twin.model import EARLIEST, EPOCH, HOUR, LATEST, Micros, iso, micros, parse_time
 
-FIRST: Final = micros(EPOCH.replace(year=1900))
-LAST: Final = micros(EPOCH.replace(year=2200))
 BEGINNING: Final = micros(EPOCH.replace(year=2000))  # no reading is older (contract 3)
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="每页条数 / items on a page")]
@@ -79,7 +77,7 @@ def instant(field: str, text: str | None) -> Micros | None:
             "must be an RFC 3339 time with its zone, e.g. 2026-07-01T08:00:00Z",
             "必须是带时区的 RFC 3339 时间",
         ) from None
-    return min(max(at, FIRST), LAST)
+    return min(max(at, EARLIEST), LATEST)
 
 
 def span(start: str | None, end: str | None, now: Micros) -> tuple[Micros, Micros]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Final
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, StrictBool
@@ -30,9 +29,8 @@ from twin.api.parameters import (
     parse_cursor,
 )  # fmt: skip
 from twin.api.view import ServiceView
-from twin.live import box_mask
 from twin.model import Micros, StoreUnavailable, iso
-from twin.replay_worker import SPEEDS, Wanted
+from twin.replay_worker import SPEEDS, Wanted, is_speed, selection
 
 ACTIONS: Final = ("play", "pause", "seek", "speed", "stop")
 ANSWER_S: Final = 60.0
@@ -164,7 +162,7 @@ def _wanted(given: NewReplay, service: ServiceView) -> Wanted:
         begin,
         end,
         _speed(given.speed),
-        _selection(service, given),
+        selection(service.catalog, given.sensors, _area(given)),
         None if given.rules is None else _rules(given.rules, service).text,
         None if given.received_before is None else _time("received_before", given.received_before),
     )
@@ -186,27 +184,15 @@ def _time(field: str, text: str | None) -> Micros:
 
 
 def _speed(speed: float) -> float:
-    slowest, fastest = SPEEDS
-    if speed != 0 and not slowest <= speed <= fastest:
-        text = f"{slowest:g} … {fastest:g}"
+    if not is_speed(speed):
+        text = " … ".join(f"{end:g}" for end in SPEEDS)
         raise Invalid("speed", f"must be {text}, or 0 for as fast as possible", f"应为 {text}，0 为尽快")
     return speed
 
 
-def _selection(service: ServiceView, given: NewReplay) -> tuple[int, ...] | None:
-    """The indices of the sensors meant; None for all."""
+def _area(given: NewReplay) -> tuple[float, float, float, float] | None:
     area = given.area if isinstance(given.area, str) or given.area is None else ",".join(map(repr, given.area))
-    bounds = box(area, "area")
-    if given.sensors is None and bounds is None:
-        return None
-    catalog = service.catalog
-    chosen = np.ones(len(catalog), bool)
-    if given.sensors is not None:
-        chosen[:] = False
-        chosen[[catalog.find(name) for name in given.sensors]] = True
-    if bounds is not None:
-        chosen &= box_mask(catalog, bounds)[: len(chosen)]
-    return tuple(np.flatnonzero(chosen).tolist())
+    return box(area, "area")
 
 
 def _rules(given: str | dict[str, Any] | list[dict[str, Any]], service: ServiceView) -> RuleSet:

@@ -41,9 +41,8 @@ _KNOWN: Final = " and received_at < %(received_before)s"
 
 class Tape:
     """A connection that sees what was committed when it was opened: readings up to a batch, alert events up to a
-    number. `received_before`: only what had come by then. Used by one thread, with a second one that
-    reads ahead. Raises `StoreUnavailable`.
-    """
+    number. `received_before`: only what had come by then. Used by one thread, with a second one that reads ahead.
+    Raises `StoreUnavailable`."""
 
     def __init__(self, dsn: str, received_before: Micros | None = None) -> None:
         self.received_before = received_before

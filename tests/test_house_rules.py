@@ -31,6 +31,7 @@ HOMES = {
 }
 # Code that decides: values and `now` in, values out.
 PURE = (
+    "models3d", "twin.city", "twin.network",
     "twin.model", "twin.units", "twin.catalog", "twin.state", "twin.sensors", "ingest.codecs", "ingest.quality",
     "ingest.judgement", "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.rules",
     "alerts.engine", "alerts.detectors", "alerts.lifecycle",

@@ -16,9 +16,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from twin.demo.district import asset_places
 from twin.model import SECOND, Micros, Sensor
 
-CENTRE: Final = (117.30, 31.80)
 WATER, GAS, DRAINAGE, ROADS, BRIDGES = "demo-water", "demo-gas", "demo-drainage", "demo-roads", "demo-bridges"
 
 # Seconds after the start at which things happen, and are over.
@@ -316,8 +316,9 @@ def _timed(body: Any, at_ms: int) -> Any:
 
 
 def city_sensors() -> list[Sensor]:
-    """The district's measuring points, on made-up assets around 117.30 E, 31.80 N."""
+    """The district's measuring points, each where its asset stands."""
     found: list[Sensor] = []
+    places = asset_places()
 
     def add(
         tenant: str,
@@ -326,58 +327,54 @@ def city_sensors() -> list[Sensor]:
         kind: str,
         unit: str,
         asset: str,
-        east: float,
-        north: float,
         low: float | None = None,
         high: float | None = None,
         every_s: float | None = 60.0,
         *tags: str,
     ) -> None:
-        lon, lat = round(CENTRE[0] + east / 1000, 6), round(CENTRE[1] + north / 1000, 6)
+        lon, lat = places[asset]
         found.append(Sensor(device, prop, kind, unit, tenant, asset, lon, lat, every_s, low, high, ("demo", *tags)))
 
-    for n in range(1, PRESSURES + 1):  # east, north: thousandths of a degree, about 0.1 km
-        at = (-12 + 1.6 * n, 4 * math.sin(n))
-        add(WATER, f"wp-{n:02}", "pressure", "water.pressure", "MPa", f"示范新区供水阀井{n}号", *at, -0.1, 1.6)
+    for n in range(1, PRESSURES + 1):
+        add(WATER, f"wp-{n:02}", "pressure", "water.pressure", "MPa", f"示范新区供水阀井{n}号", -0.1, 1.6)
     for n in range(1, METERS + 1):
-        add(WATER, f"wf-{n:02}", "flow", "water.flow", "m³/h", f"示范新区供水干管{n}号", -10 + 5 * n, 1.5, 0, 3000)
+        add(WATER, f"wf-{n:02}", "flow", "water.flow", "m³/h", f"示范新区供水干管{n}号", 0, 3000)
     for n in range(1, QUALITY_POINTS + 1):
-        asset, at = f"示范新区水质监测站{n}号", (-9 + 4.5 * n, -2.5)
-        add(WATER, f"wq-{n:02}", "turbidity", "water.turbidity", "NTU", asset, *at, 0, 100)
-        add(WATER, f"wq-{n:02}", "chlorine", "water.chlorine", "mg/L", asset, *at, 0, 5)
-        add(WATER, f"wq-{n:02}", "ph", "water.ph", "", asset, *at, 0, 14)
+        asset = f"示范新区水质监测站{n}号"
+        add(WATER, f"wq-{n:02}", "turbidity", "water.turbidity", "NTU", asset, 0, 100)
+        add(WATER, f"wq-{n:02}", "chlorine", "water.chlorine", "mg/L", asset, 0, 5)
+        add(WATER, f"wq-{n:02}", "ph", "water.ph", "", asset, 0, 14)
     for n in range(1, WELLS + 1):
-        asset, at = f"燃气相邻井{n}号", (-8 + 0.4 * n, -6 + 0.15 * n)
-        add(GAS, f"gm-{n:02}", "methane", "gas.methane", "%VOL", asset, *at, 0, 100)
-        add(GAS, f"gm-{n:02}", "battery", "device.battery", "%", asset, *at, 0, 100)
+        asset = f"燃气相邻井{n}号"
+        add(GAS, f"gm-{n:02}", "methane", "gas.methane", "%VOL", asset, 0, 100)
+        add(GAS, f"gm-{n:02}", "battery", "device.battery", "%", asset, 0, 100)
     for n in range(1, GAS_STATIONS + 1):
-        asset, at = f"燃气调压站{n}号", (-9 + 3 * n, -7.5)
-        add(GAS, f"gp-{n:02}", "pressure", "gas.pressure", "kPa", asset, *at, 0, 400)
-        add(GAS, f"gp-{n:02}", "flow", "gas.flow", "m³/h", asset, *at, 0, 5000)
+        asset = f"燃气调压站{n}号"
+        add(GAS, f"gp-{n:02}", "pressure", "gas.pressure", "kPa", asset, 0, 400)
+        add(GAS, f"gp-{n:02}", "flow", "gas.flow", "m³/h", asset, 0, 5000)
     for n in range(1, COVERS + 1):
-        device, asset, at = f"mc-{n:02}", f"长江路井盖{n}号", (-7 + 1.2 * n, 6.5)
+        device, asset = f"mc-{n:02}", f"长江路井盖{n}号"
         every_s = DYING_INTERVAL_S if device == DYING_COVER else 60.0
-        add(ROADS, device, "tilt", "manhole.tilt", "°", asset, *at, 0, 180, every_s)
-        add(ROADS, device, "open", "manhole.open", "bool", asset, *at, None, None, every_s)
-        add(ROADS, device, "h2s", "confined.h2s", "mg/m³", asset, *at, 0, 150, every_s)
-        add(ROADS, device, "battery", "device.battery", "%", asset, *at, 0, 100, every_s)
+        add(ROADS, device, "tilt", "manhole.tilt", "°", asset, 0, 180, every_s)
+        add(ROADS, device, "open", "manhole.open", "bool", asset, None, None, every_s)
+        add(ROADS, device, "h2s", "confined.h2s", "mg/m³", asset, 0, 150, every_s)
+        add(ROADS, device, "battery", "device.battery", "%", asset, 0, 100, every_s)
     for bridge in range(1, BRIDGE_COUNT + 1):
         device, asset = f"br-{bridge}", ("彩虹桥", "南淝河大桥")[bridge - 1]
-        at = (-4 + 6.0 * bridge, 9.0)
         for n in range(1, STRAINS + 1):
-            add(BRIDGES, device, f"strain_{n}", "bridge.strain", "µε", asset, at[0] + n / 10, at[1], -2000, 2000)
+            add(BRIDGES, device, f"strain_{n}", "bridge.strain", "µε", asset, -2000, 2000)
         for n in range(1, DEFLECTIONS + 1):
-            add(BRIDGES, device, f"deflection_{n}", "bridge.deflection", "mm", asset, at[0] + n / 5, at[1], -200, 200)
+            add(BRIDGES, device, f"deflection_{n}", "bridge.deflection", "mm", asset, -200, 200)
         for n in range(1, ACCELEROMETERS + 1):
-            add(BRIDGES, device, f"acc_{n}", "bridge.acceleration", "m/s²", asset, at[0] + n / 5, at[1], -20, 20)
-        add(BRIDGES, device, "temperature", "bridge.temperature", "°C", asset, *at, -40, 80)
-        add(BRIDGES, device, "vehicle_weight", "bridge.vehicle_weight", "t", asset, *at, 0, 200, None)
+            add(BRIDGES, device, f"acc_{n}", "bridge.acceleration", "m/s²", asset, -20, 20)
+        add(BRIDGES, device, "temperature", "bridge.temperature", "°C", asset, -40, 80)
+        add(BRIDGES, device, "vehicle_weight", "bridge.vehicle_weight", "t", asset, 0, 200, None)
     for n in range(1, DRAIN_WELLS + 1):
-        add(DRAINAGE, f"dw-{n:02}", "level", "drainage.level", "m", f"雨水检查井{n}号", -6 + 2 * n, -10, 0, 6)
+        add(DRAINAGE, f"dw-{n:02}", "level", "drainage.level", "m", f"雨水检查井{n}号", 0, 6)
     for n in range(1, GAUGES + 1):
-        add(DRAINAGE, f"rg-{n:02}", "rainfall", "drainage.rainfall", "mm", f"雨量站{n}号", -8 + 6 * n, -11, 0, 50)
+        add(DRAINAGE, f"rg-{n:02}", "rainfall", "drainage.rainfall", "mm", f"雨量站{n}号", 0, 50)
     for n in range(1, PUMPS + 1):
-        add(DRAINAGE, f"pu-{n:02}", "running", "drainage.pump_running", "bool", f"雨水泵站{n}号", -5 + 4 * n, -12)
+        add(DRAINAGE, f"pu-{n:02}", "running", "drainage.pump_running", "bool", f"雨水泵站{n}号")
     for n in range(1, UNDERPASSES + 1):
         asset = ("望江路下穿", "铁路桥下穿")[n - 1]
         add(
@@ -387,8 +384,6 @@ def city_sensors() -> list[Sensor]:
             "drainage.ponding_depth",
             "cm",
             asset,
-            -3 + 4 * n,
-            -9,
             0,
             300,
             60.0,

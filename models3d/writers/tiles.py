@@ -28,6 +28,7 @@ FLOOR_M: Final = 3.0  # a storey, where only their number is known (engineering 
 BUILDING_M: Final = 3.0  # a building of which neither is known
 PIPE_M: Final = 0.3  # a pipe of unknown diameter
 SHAFT_M: Final = 0.8  # a manhole's shaft, and how deep one of unknown depth is drawn
+FITTING_M: Final = 0.5  # a node that is no shaft: where pipes of a pressurised network meet
 # By system, as survey drawings colour them where they are usual (water blue, rain and sewage brown, gas pink, heat
 # orange, power red, telecom green); linear RGB.
 COLOURS: Final[dict[str, glb.Colour]] = {
@@ -49,6 +50,7 @@ _CLASS: Final = {
     "building": "building", "building_part": "building", "building_installation": "building",
     "bridge": "bridge", "bridge_part": "bridge", "pipe": "pipe", "manhole": "manhole",
 }  # fmt: skip
+_FITTINGS: Final = frozenset(("junction", "valve", "fitting", "consumer", "source", "meter", "hydrant"))
 _EDGES: Final = frozenset(("pipe", "pump", "valve", "weir", "orifice", "outlet", "compressor", "regulator", "fitting"))
 
 
@@ -367,7 +369,8 @@ def _pipes(features: Sequence[Feature], lines: list[Floats], line_of: list[int],
 
 
 def _nodes(features: Sequence[Feature], points: list[Floats], point_of: list[int], frame: _Frame) -> Mesh:
-    """Shafts from the ground to the invert; what has only one height is drawn `SHAFT_M` deep below it."""
+    """Shafts from the ground to the invert; what has only one height is drawn `SHAFT_M` deep below it. Of a pressurised
+    network, where there are no shafts, short pieces around the pipe."""
     where = frame.local(np.concatenate(points))
     attributes = [features[number].asset.attributes for number in point_of]
     ground = np.array([_number(a.get("ground_m")) for a in attributes])
@@ -383,5 +386,9 @@ def _nodes(features: Sequence[Feature], points: list[Floats], point_of: list[int
     size = np.array([_number(a.get("diameter_m")) for a in attributes])
     is_wide = np.array([features[number].asset.type in ("tank", "storage", "reservoir") for number in point_of])
     size = np.where(is_wide & (size > 0), size, SHAFT_M)
+    is_fitting = np.array([features[number].asset.type in _FITTINGS for number in point_of])
+    size = np.where(is_fitting, FITTING_M, size)
+    upper[:, 2] = np.where(is_fitting, where[:, 2] + FITTING_M / 2, upper[:, 2])
+    lower[:, 2] = np.where(is_fitting, where[:, 2] - FITTING_M / 2, lower[:, 2])
     mesh = shafts(upper, lower, size)
     return Mesh(mesh.position, mesh.normal, np.array(point_of, np.int64)[mesh.part], mesh.triangle)

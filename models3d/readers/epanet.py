@@ -152,11 +152,8 @@ class _File:
         fields = ("elevation", "init_level", "min_level", "max_level", "diameter", "min_volume")
         found = {f: value(words, n, f, line, self.problems, 0.0) for n, f in enumerate(fields, 1)}
         node = self._node(line, words[0], "tank", "TANK", found.pop("elevation"), comment)
-        if not found["min_level"] <= found["init_level"] <= found["max_level"]:
-            if not any(math.isnan(v) for v in found.values()):
-                self.problems.line(
-                    line, "init_level", "is not within the tank's levels / 初始水位不在最低、最高水位之间"
-                )
+        if found["min_level"] > found["init_level"] or found["init_level"] > found["max_level"]:
+            self.problems.line(line, "init_level", "is not within the tank's levels / 初始水位不在最低、最高水位之间")
         if found["diameter"] < 0:
             self.problems.line(line, "diameter", "is negative / 为负")
         node.attributes.update(found)  # in the file's units until the end
@@ -389,7 +386,8 @@ class _File:
         graph.check_ends()
         known: dict[str, tuple[Any, str]] = {
             "node": (graph.nodes, "names no node / 节点不存在"), "link": (graph.links, "names no link / 管段不存在"),
-            "pattern": (self.patterns, "names no pattern / 模式不存在"), "curve": (self.curves, "names no curve / 曲线不存在"),
+            "pattern": (self.patterns, "names no pattern / 模式不存在"),
+            "curve": (self.curves, "names no curve / 曲线不存在"),
         }  # fmt: skip
         for line, field, kind, id_ in self.named:
             if id_ not in known[kind][0]:

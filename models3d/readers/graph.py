@@ -23,7 +23,8 @@ NAMED: Final = 5  # ids told in a note that counts more
 
 @dataclass(slots=True)
 class Node:
-    """A node as its file tells it, in the project's units (m, m³/h); NaN where unknown."""
+    """A node as its file tells it, in the project's units (m, m³/h); NaN where unknown. `line` is 0 in files that have
+    none."""
 
     id: str
     type: str
@@ -94,17 +95,24 @@ class Graph:
             link.vertices = array("d")
         link.vertices.extend((x, y))
 
+    def tell(self, element: Node | Link, field: str, text: str) -> None:
+        """Of a mistake in an element, by its line, or by its id in files that have no lines (line 0)."""
+        if element.line:
+            self.problems.line(element.line, field, text)
+        else:
+            self.problems.object(element.id, field, text)
+
     def check_ends(self) -> None:
         """Every link's ends are nodes, and two. A file without nodes is no network."""
         key, nodes, problems = self.key, self.nodes, self.problems
         for link in self.links.values():
             start, end = key(link.start), key(link.end)
             if start not in nodes:
-                problems.line(link.line, "from", f"names no node: {link.start[:80]} / 起点不存在")
+                self.tell(link, "from", f"names no node: {link.start[:80]} / 起点不存在")
             if end not in nodes:
-                problems.line(link.line, "to", f"names no node: {link.end[:80]} / 终点不存在")
+                self.tell(link, "to", f"names no node: {link.end[:80]} / 终点不存在")
             if start == end:
-                problems.line(link.line, "to", f"joins node {link.end[:80]} to itself / 起点与终点相同")
+                self.tell(link, "to", f"joins node {link.end[:80]} to itself / 起点与终点相同")
         if not nodes:
             problems.add(problems.name, "", "holds no node / 没有任何节点")
 
@@ -156,9 +164,8 @@ class Graph:
         key = self.key(new.id)
         first = kept.get(key)
         if first is not None:
-            self.problems.line(
-                new.line, "id", f"{new.id[:80]} is that of the {first.element} in line {first.line} / 编号重复"
-            )
+            where = f" in line {first.line}" if first.line else ""
+            self.tell(new, "id", f"{new.id[:80]} is that of the {first.element}{where} / 编号重复")
             return
         kept[key] = new
         if len(self.nodes) + len(self.links) > MAX_ELEMENTS:

@@ -66,6 +66,11 @@ def parse(text: str) -> Crs:
     return Crs(spelled, crs.name, flat.is_geographic, unit_m, vertical)
 
 
+def agree(one: str, other: str) -> bool:
+    """Whether two texts name the same plane or the same degrees, whatever they say of heights."""
+    return parse(one).text == parse(other).text or _flat(one).equals(_flat(other), ignore_axis_order=True)
+
+
 @lru_cache(maxsize=64)
 def _transformer(source: str, target: str) -> Transformer:
     return Transformer.from_crs(_flat(source), _flat(target), always_xy=True, only_best=False)

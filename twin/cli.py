@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or bad input. Errors are lines on st
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -165,14 +165,19 @@ def migrate(config: Config = None, data_dir: DataDirOption = None, database_url:
 @app.command("import")
 def import_(
     files: Annotated[
-        list[Path], typer.Argument(help="测点表、规则、历史读数 / sensor lists, rules, recorded readings")
+        list[Path],
+        typer.Argument(help="模型、测点表、规则、历史读数 / models, sensor lists, rules, recorded readings"),
     ],
     config: Config = None,
     data_dir: DataDirOption = None,
     database_url: DatabaseOption = None,
     tenant: Annotated[
-        str | None, typer.Option(help="未写权属单位的测点归属 / tenant of sensors that name none")
+        str | None, typer.Option(help="未写权属单位的测点、设施归属 / tenant of sensors and assets that name none")
     ] = None,
+    crs: Annotated[
+        str, typer.Option(help="模型的坐标系,文件未写时用 / the model's CRS where its file names none (EPSG:4547)")
+    ] = "",
+    model: Annotated[str, typer.Option(help="模型名,缺省用文件名 / the model's name; default: the file's")] = "",
 ) -> None:
     """导入文件,每个文件要么全部成功要么不变 / import files, each all or nothing."""
     with plain_errors():
@@ -181,8 +186,19 @@ def import_(
 
         settings = settings_of(config, data_dir=data_dir, database_url=database_url)
         with database_url_for_command(settings) as dsn:
-            for line in import_files(dsn, files, settings, tenant):
+            for line in import_files(dsn, files, settings, tenant, crs, model, show_progress):
                 typer.echo(f"cimtwin: {line}")
+
+
+@contextmanager
+def show_progress(name: str) -> Iterator[Callable[[str, float], None]]:
+    """Whom to tell how far the work on a file is: a bar on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(name, total=1.0)
+        yield lambda what, share: bar.update(task, completed=share, description=f"{name}: {what}")
 
 
 @app.command()

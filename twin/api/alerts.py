@@ -28,7 +28,7 @@ from twin.api.parameters import (
     parse_cursor,
     words,
 )
-from twin.api.sensors import check_asset
+from twin.api.sensors import names_of_asset
 from twin.api.view import ServiceView
 from twin.live import alert_json, event_json
 from twin.model import LEVELS, AlertState, Level, NotFound
@@ -89,8 +89,7 @@ def router(service: ServiceView) -> APIRouter:
     ) -> Response:
         start, end = instant("from", from_), instant("to", to)
         check_order(start, end)
-        if asset is not None:
-            await check_asset(service, asset)
+        assets = frozenset[str]() if asset is None else await names_of_asset(service, asset)
         query = AlertQuery(
             start,
             end,
@@ -100,7 +99,7 @@ def router(service: ServiceView) -> APIRouter:
             tenants=words("tenant", tenant),
             rules=words("rule", rule),
             sensors=(service.catalog.find(sensor),) if sensor is not None else (),
-            assets=(asset,) if asset is not None else (),
+            assets=tuple(assets),
         )
         place = parse_cursor("alerts", after, int, str)
         if start is not None and start == end:

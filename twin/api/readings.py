@@ -27,7 +27,7 @@ from twin.api.parameters import (
     words,
 )
 from twin.api.protection import AS_GET
-from twin.api.sensors import check_asset, check_kinds, matching, within_box
+from twin.api.sensors import check_kinds, matching, names_of_asset, within_box
 from twin.api.view import ServiceView
 from twin.live import isos
 from twin.model import SECOND, Micros, Quality, iso
@@ -241,15 +241,14 @@ def router(service: ServiceView) -> APIRouter:
         now = service.clock()
         kinds = words("kind", kind)
         check_kinds(service, kinds)
-        if asset is not None:
-            await check_asset(service, asset)
+        assets = None if asset is None else await names_of_asset(service, asset)
         within = within_box(service, bbox)
         filters: dict[str, Any] = {"within": within, "kinds": kinds, "domains": words("domain", domain),
-                                   "tenant": tenant, "asset": asset}  # fmt: skip
+                                   "tenant": tenant, "assets": assets}  # fmt: skip
         if sensor:
             # In the order asked for; the cursor is a place in it.
             named = [service.catalog.find(name) for name in sensor]
-            is_narrowed = within is not None or kinds or domain or tenant or asset
+            is_narrowed = within is not None or kinds or domain or tenant or assets
             fits = set(matching(service, -1, len(service.catalog), **filters)) if is_narrowed else None
             chosen = [index for index in dict.fromkeys(named) if fits is None or index in fits]
             place = (parse_cursor("latest of", after, int) or (0,))[0]

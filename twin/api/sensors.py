@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
@@ -35,6 +36,7 @@ from twin.api.view import ServiceView
 from twin.live import box_mask
 from twin.model import LEVELS, Bools, NotFound, Sensor
 from twin.sensors import parse_sensors_csv, sensor_to_json, sensors_from_json
+from twin.store.assets import names_of
 
 EXAMPLE = {
     "id": "ponding-17/depth", "device": "ponding-17", "property": "depth", "kind": "drainage.ponding_depth",
@@ -90,12 +92,14 @@ def _rule(service: ServiceView, rule: Rule, index: int) -> dict[str, Any]:
     }
 
 
-async def check_asset(service: ServiceView, asset: str) -> None:
-    """NotFound unless a sensor, a model or an alert names this asset."""
+async def names_of_asset(service: ServiceView, asset: str) -> frozenset[str]:
+    """Every text by which sensors and alerts may name this asset. NotFound where no sensor, model or alert does."""
+    names = await names_of(service.reader, asset)
     if any(sensor.asset == asset for sensor in service.catalog.sensors):
-        return
-    if not await service.reader.has_asset(asset):
+        names.add(asset)
+    if not names:
         raise NotFound(f"no asset {asset} / 没有设施 {asset}")
+    return frozenset(names)
 
 
 def matching(
@@ -108,7 +112,7 @@ def matching(
     domains: tuple[str, ...] = (),
     tenant: str | None = None,
     device: str | None = None,
-    asset: str | None = None,
+    assets: Collection[str] | None = None,
     q: str | None = None,
 ) -> list[int]:
     """Indices above `after` of the first `limit` sensors that fit."""
@@ -129,7 +133,7 @@ def matching(
             (kinds and s.kind not in kinds)
             or (domains and s.kind.partition(".")[0] not in domains)
             or (tenant is not None and s.tenant != tenant)
-            or (asset is not None and s.asset != asset)
+            or (assets is not None and s.asset not in assets)
             or (needle is not None and not _mentions(s, needle))
         ):
             continue
@@ -180,13 +184,12 @@ def router(service: ServiceView) -> APIRouter:
         last = (parse_cursor("sensors", after, int) or (-1,))[0]
         kinds = words("kind", kind)
         check_kinds(service, kinds)
-        if asset is not None:
-            await check_asset(service, asset)
+        assets = None if asset is None else await names_of_asset(service, asset)
         if device is not None and device not in service.catalog.devices:
             raise NotFound(f"no device {device} / 没有设备 {device}")
         found = matching(
             service, last, limit + 1, within=within_box(service, bbox), kinds=kinds, domains=words("domain", domain),
-            tenant=tenant, device=device, asset=asset, q=q,
+            tenant=tenant, device=device, assets=assets, q=q,
         )  # fmt: skip
         items = [sensor_to_json(service.catalog.sensors[index]) for index in found[:limit]]
         return page(items, cursor("sensors", found[limit - 1]) if len(found) > limit else None)

@@ -11,6 +11,7 @@ from typing import Final
 from twin.catalog import Catalog, Replacement
 from twin.model import Conflict, InvalidSensors, Micros, Problem, Sensor, SensorMode, micros
 from twin.store.database import Connection
+from twin.store.models import bind_sensors
 from twin.store.rows import Row, moment
 from twin.units import Kind
 
@@ -73,10 +74,6 @@ def upsert_sensors(connection: Connection, sensors: Sequence[Sensor], kinds: dic
     connection.execute(
         "insert into devices (id, tenant) select distinct device, tenant from incoming on conflict do nothing"
     )
-    connection.execute(
-        "insert into assets (id, tenant, lon, lat) select distinct on (asset) asset, tenant, lon, lat from incoming"
-        " where asset is not null order by asset, n on conflict do nothing"
-    )
     version = bump_catalog(connection)
     updated = connection.execute(
         "update sensors s set unit = i.unit, kind = i.kind, asset = i.asset, lon = i.lon, lat = i.lat,"
@@ -93,6 +90,7 @@ def upsert_sensors(connection: Connection, sensors: Sequence[Sensor], kinds: dic
         (version,),
     ).rowcount
     connection.execute("drop table incoming")
+    bind_sensors(connection, version)
     return created, updated
 
 

@@ -193,6 +193,10 @@ class Reader:
             cursor = await connection.execute(query.encode(), params, binary=True)
             return await cursor.fetchall()
 
+    async def ask(self, query: str, params: Sequence[object] | dict[str, object] = ()) -> list[tuple[Any, ...]]:
+        """The rows that a question of the store's own (`twin.store.assets`) gives."""
+        return await self._rows(query, params)
+
     # Readings
 
     async def readings(
@@ -421,16 +425,6 @@ class Reader:
         """The TOML of a rule set, or None if there was no such version."""
         found = await self._rows("select text from rule_sets where version = %s", (version,))
         return found[0][0] if found else None
-
-    async def has_asset(self, asset: str) -> bool:
-        """Whether the database knows this asset, or an alert names it (a group)."""
-        if "\0" in asset:
-            return False
-        found = await self._rows(
-            "select exists (select from assets where id = %(id)s) or exists (select from alerts where asset = %(id)s)",
-            {"id": asset},
-        )
-        return bool(found[0][0])
 
 
 # width: the table whose rows answer it, and whether one row is one bucket

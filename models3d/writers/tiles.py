@@ -21,6 +21,7 @@ from models3d.writers import glb
 from twin.city import Asset, Geometry
 from twin.model import Floats, Ints
 
+ROOT: Final = "tileset.json"
 TILE_FEATURES: Final = 1500  # shown by one tile, at most
 MAX_DEPTH: Final = 12
 CLASSES: Final = ("building", "bridge", "pipe", "manhole", "other")
@@ -62,8 +63,9 @@ class Feature:
     asset: Asset
 
 
-def write(features: Sequence[Feature], crs: str, name: str) -> Iterator[tuple[str, bytes]]:
-    """`(path, bytes)` of every file, `tileset.json` last. `crs`: of the geometries, "" for none."""
+def write(features: Sequence[Feature], crs: str, name: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    """`(path, bytes)` of every file, `tileset.json` last. `crs`: of the geometries, "" for none. `prefix`: put before
+    the paths of the others where `tileset.json` names them."""
     ordered = sorted(features, key=lambda f: f.id)
     frame = _Frame.of(ordered, crs)
     shapes = _Shapes(ordered, frame)
@@ -72,7 +74,7 @@ def write(features: Sequence[Feature], crs: str, name: str) -> Iterator[tuple[st
         low, high = shapes.low[places, :2].min(axis=0), shapes.high[places, :2].max(axis=0)
         side = float(max(*(high - low), 1.0))
         corner = (low + high) / 2 - side / 2
-        root, files = _tile(shapes, places, corner, side, "0", 0)
+        root, files = _tile(shapes, places, corner, side, "0", prefix)
         yield from files
     else:
         root = {"boundingVolume": {"box": [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1]}, "geometricError": 0.0}
@@ -84,15 +86,15 @@ def write(features: Sequence[Feature], crs: str, name: str) -> Iterator[tuple[st
         "geometricError": round(error, 3),
         "root": root | {"refine": "ADD"},
     }
-    yield "tileset.json", json.dumps(tileset, ensure_ascii=False, separators=(",", ":")).encode()
+    yield ROOT, json.dumps(tileset, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _tile(
-    shapes: _Shapes, places: Ints, corner: Floats, side: float, path: str, depth: int
+    shapes: _Shapes, places: Ints, corner: Floats, side: float, path: str, prefix: str
 ) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
     """A tile and its files, with all below it."""
     own, rest = places, places[:0]
-    if len(places) > TILE_FEATURES and depth < MAX_DEPTH:
+    if len(places) > TILE_FEATURES and len(path) <= MAX_DEPTH:
         order = np.argsort(-shapes.size[places], kind="stable")
         own, rest = np.sort(places[order[:TILE_FEATURES]]), np.sort(places[order[TILE_FEATURES:]])
     files: list[tuple[str, bytes]] = []
@@ -104,7 +106,7 @@ def _tile(
             if len(chosen):
                 file = f"{path}-{class_}{f'-{start}' if start else ''}.glb"
                 files.append((file, shapes.glb(chosen, class_)))
-                contents.append({"uri": file})
+                contents.append({"uri": prefix + file})
     children = []
     half = side / 2
     middle = corner + half
@@ -114,7 +116,7 @@ def _tile(
         chosen = rest[quarter == number]
         if len(chosen):
             offset = np.array([number % 2, number // 2]) * half
-            child, more = _tile(shapes, chosen, corner + offset, half, f"{path}{number}", depth + 1)
+            child, more = _tile(shapes, chosen, corner + offset, half, f"{path}{number}", prefix)
             children.append(child)
             files += more
     low, high = shapes.low[places].min(axis=0), shapes.high[places].max(axis=0)

@@ -77,5 +77,5 @@ def networks(draw: st.DrawFn) -> Network:
     closed = draw(st.sets(st.integers(0, many - 1), max_size=many // 3)) if many else set()
     return network(
         size, edges, types=dict(enumerate(kinds)), edge_types=dict(enumerate(edge_kinds)), closed=sorted(closed),
-        one_way=sorted(one_way), demand={n: 1.0 for n in range(size)},
+        one_way=sorted(one_way), demand=dict.fromkeys(range(size), 1.0),
     )  # fmt: skip

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import networkx as nx
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.twin.networks import network, networks
+from tests.twin.networks import networks
 from twin.city import Network
-from twin.model import NotFound
 from twin.network.graph import Graph, Place
 from twin.network.isolation import SOURCES, Segments
 
@@ -41,7 +39,9 @@ def flood(net: Network, start: Place, stuck: set[Place]) -> tuple[set[Place], se
             continue
         wet.add(place)
         waiting += sides(net, place)
-    inner = {b for b in bounds if all(s in wet or s in bounds and is_inner_pair(net, b, s, wet) for s in sides(net, b))}
+    inner = {
+        b for b in bounds if all(s in wet or (s in bounds and is_inner_pair(net, b, s, wet)) for s in sides(net, b))
+    }
     return wet | inner, bounds - inner
 
 

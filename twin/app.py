@@ -33,6 +33,7 @@ from twin.catalog import Catalog
 from twin.embedded import DataDir, EmbeddedBroker, EmbeddedPostgres
 from twin.live import Live
 from twin.model import DAY, HOUR, SECOND, Alert, Micros, StoreUnavailable
+from twin.model_imports import ModelImports
 from twin.replays import Replays
 from twin.sensors import sensors_from_json
 from twin.settings import Address, Settings
@@ -108,6 +109,8 @@ class Service:
         self.reader = Reader(self.database_url)
         self.live = Live(self)
         self.replays = Replays(self, settings.replays)
+        self.model_imports = ModelImports(settings.data_dir / "spool")
+        self.model_imports.sweep()
         self._build()
         self.source.start()
         self.pipeline.start()
@@ -314,6 +317,8 @@ class Service:
         self._stopping.set()
         if hasattr(self, "replays"):
             self.replays.end()
+        if hasattr(self, "model_imports"):
+            self.model_imports.end()
         if hasattr(self, "source"):
             self.source.stop()
         if hasattr(self, "pipeline"):

@@ -154,6 +154,11 @@ def meets(geometry: Sequence[Geometry], to_map: ToMap, area: Box) -> bool:
     return bool(shapely.intersects(np.array(parts, object), window).any()) if parts else False
 
 
+def within(extent: Box, area: Box) -> bool:
+    """Whether a box lies wholly in another."""
+    return extent[0] >= area[0] and extent[1] >= area[1] and extent[2] <= area[2] and extent[3] <= area[3]
+
+
 def _polygon(points: Floats, surface: list[list[int]]) -> shapely.Polygon:
     return shapely.Polygon(points[surface[0]], [points[ring] for ring in surface[1:] if len(ring) > 2])
 

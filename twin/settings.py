@@ -80,6 +80,7 @@ class Settings:
     default_tenant: str = "default"
     mqtt_reader: str = "own"
     max_message_bytes: int = MIB
+    max_model_bytes: int = 256 * MIB  # of a model sent over HTTP
     inbox_messages: int = 65535  # keep: MQTT 5's largest Receive Maximum, so a full window always fits
     inbox_bytes: int = 256 * MIB
     batch_messages: int = 10_000
@@ -111,6 +112,7 @@ _WORDS: Final = {"log_level": LOG_LEVELS, "mqtt_reader": MQTT_READERS}
 # smallest and largest value of the numbers
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "max_message_bytes": (1, 64 * MIB),
+    "max_model_bytes": (1, 2048 * MIB),
     "inbox_messages": (1, 65535),
     "inbox_bytes": (MIB, 64 * 1024 * MIB),
     "batch_messages": (1, 1_000_000),

@@ -12,11 +12,13 @@ from starlette.routing import WebSocketRoute
 
 from twin.api import (
     alerts,
+    assets,
     auth,
     description,
     devices,
     errors,
     health,
+    models,
     page,
     quarantine,
     readings,
@@ -62,7 +64,7 @@ def create_app(service: ServiceView) -> FastAPI:
     errors.install(app)
     app.include_router(health.router(service))
     api = APIRouter(prefix="/api/v1")
-    for subject in (stats, sensors, readings, alerts, rules, quarantine, devices, replays):
+    for subject in (stats, sensors, readings, alerts, rules, quarantine, devices, replays, assets, models):
         api.include_router(subject.router(service))
     app.include_router(api)
     app.router.routes.append(WebSocketRoute("/ws/v1/live", LiveSocket(service), name="live"))
@@ -73,7 +75,7 @@ def create_app(service: ServiceView) -> FastAPI:
     # The last added is the outermost: nothing goes out without the headers, nothing is read that may not come in.
     open_paths = auth.OPEN_PATHS | page_files.keys() | {"/"}
     app.add_middleware(auth.Gate, token=service.settings.api_token, open_paths=open_paths)
-    app.add_middleware(Protection)
+    app.add_middleware(Protection, model_bytes=service.settings.max_model_bytes)
     return app
 
 

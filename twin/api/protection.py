@@ -43,8 +43,9 @@ class Protection:
     """ASGI: refuses bodies over the path's bound and adds the security headers that an answer has not set itself. HEAD
     is answered as GET, without the body."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, model_bytes: int = BODY_BYTES) -> None:
         self.app = app
+        self.limits = BODY_BYTES_OF | {"/api/v1/models": model_bytes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -72,7 +73,7 @@ class Protection:
                 message = {**message, "body": b""}
             await send(message)
 
-        limit = BODY_BYTES_OF.get(path, BODY_BYTES)
+        limit = self.limits.get(path, BODY_BYTES)
         length = Headers(scope=scope).get("content-length", "")
         if length.isdigit() and int(length) > limit:
             if "expect" not in Headers(scope=scope):  # who waits for leave to send has not sent anything

@@ -11,6 +11,7 @@ from ingest.commands import Once
 from twin.catalog import Catalog
 from twin.live import Live
 from twin.model import Alert, Micros, Sensor
+from twin.model_imports import ModelImports
 from twin.replay_worker import Wanted
 from twin.settings import Settings
 from twin.state import SensorState
@@ -107,6 +108,8 @@ class ServiceView(Protocol):
     kinds: dict[str, Kind]
     settings: Settings
     started_at: Micros
+    model_imports: ModelImports
+    database_url: str
 
     @property
     def replays(self) -> ReplaysView: ...

@@ -205,6 +205,8 @@ async def resolve(reader: Reader, name: str) -> tuple[int, str]:
         found = await reader.ask(
             "select key, id from assets where local = %s and is_present order by key limit 4", (name,)
         )
+        if not found:  # one that is gone is still readable as of then
+            found = await reader.ask("select key, id from assets where local = %s order by key limit 4", (name,))
         if len(found) == 1:
             return int(found[0][0]), str(found[0][1])
         if found:
@@ -244,14 +246,9 @@ async def one(reader: Reader, key: int, at: Micros | None = None) -> StoredAsset
     return _asset(found[0]) if found else None
 
 
-async def several(reader: Reader, keys: Sequence[int], at_version: int | None = None) -> dict[int, StoredAsset]:
-    """Assets by key without geometry, as a version of their model tells of them (None: the newest)."""
-    when = "v.until is null" if at_version is None else "v.since <= %(n)s and (v.until is null or v.until > %(n)s)"
-    found = await reader.ask(
-        f"select {_COLUMNS}, null::bytea from asset_versions v{_JOINS} where v.asset = any(%(keys)s) and {when}",
-        {"keys": list(keys), "n": at_version},
-    )
-    return {row[0]: _asset(row) for row in found}
+async def ids_of(reader: Reader, keys: Sequence[int]) -> dict[int, str]:
+    """The ids of assets by key."""
+    return dict(await reader.ask("select key, id from assets where key = any(%s)", (list(keys),)))
 
 
 async def sensors_on(reader: Reader, keys: Sequence[int], at: Micros | None = None) -> dict[int, list[str]]:
@@ -371,6 +368,22 @@ async def versions(reader: Reader, name: str) -> list[StoredVersion]:
     return [_version(row) for row in found]
 
 
+async def version(reader: Reader, id_: int) -> StoredVersion:
+    """The version of this id. Raises `NotFound`."""
+    found = await reader.ask(
+        f"select {_MODEL} from model_versions v join models m on m.id = v.model where v.id = %s", (id_,)
+    )
+    if not found:
+        raise NotFound(f"no version {id_} / 没有版本 {id_}")
+    return _version(found[0])
+
+
+async def answered(reader: Reader, key: str) -> tuple[str, int, Any] | None:
+    """What an import noted under an Idempotency-Key: route, status, answer."""
+    found = await reader.ask("select route, status, answer from idempotency where key = %s", (key,))
+    return None if not found else (str(found[0][0]), int(found[0][1]), found[0][2])
+
+
 async def orphans(reader: Reader, name: str) -> list[tuple[str, str]]:
     """Sensors that sit on an asset which the newest version of a model lacks: sensor, asset."""
     found = await reader.ask(
@@ -390,6 +403,12 @@ async def version_at(reader: Reader, model: str, at: Micros | None) -> int | Non
         {"model": model, "at": rows.moment(at)},
     )
     return None if found[0][0] is None else int(found[0][0])
+
+
+async def number_of(reader: Reader, version: int) -> int:
+    """Which version of its model the one with this id is."""
+    found = await reader.ask("select version from model_versions where id = %s", (version,))
+    return int(found[0][0]) if found else 0
 
 
 async def networks(reader: Reader, version: int) -> list[tuple[Network, Indices, Indices]]:

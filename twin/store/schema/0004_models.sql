@@ -69,7 +69,7 @@ alter table assets
     add local text,
     add is_present boolean not null default true;
 create index assets_model on assets (model);
-create index assets_local on assets (local) where is_present;
+create index assets_local on assets (local);
 create index assets_unmodelled on assets (key) where model is null;
 
 -- What the versions [since, until) of its model say of an asset; until is null for what the newest says. An asset that

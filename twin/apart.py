@@ -1,43 +1,65 @@
-"""Work that would hold the interpreter for long, done in a process of its own beside the running service."""
+"""Work that would hold the interpreter for long, done in processes of their own beside the running service."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, Final
 
 import psycopg
 
 from twin.model import NotFound, Refused, StoreUnavailable
 
+NICENESS: Final = 10  # the live service goes first
 
-def run_apart(name: str, target: Callable[..., Any], *args: Any) -> Any:
-    """What `target(*args)` returns, called in a new process named `name`; all of it must be picklable. Raises what it
-    raises of `Refused`, `NotFound` and `StoreUnavailable` (which stands for the database's errors, too, and for a
-    process that ends before it is done)."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, target, args), name=name, daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        outcome, value = ours.recv()
-    except EOFError:
-        raise StoreUnavailable(f"{name}: the process ended before it was done") from None
-    finally:
-        process.join()
-        ours.close()
-    if outcome == "refused":
-        raise Refused(*value)
-    if outcome == "not found":
-        raise NotFound(value)
-    if outcome == "unavailable":
-        raise StoreUnavailable(value)
-    return value
+
+class Apart:
+    """The service's processes that do one thing each."""
+
+    def __init__(self) -> None:
+        self._running: set[BaseProcess] = set()
+        self._is_over = False
+
+    def run(self, name: str, target: Callable[..., Any], *args: Any) -> Any:
+        """What `target(*args)` returns, called in a new process named `name`; all of it must be picklable. Raises what
+        it raises of `Refused`, `NotFound` and `StoreUnavailable`, which stands for the database's errors, too, and for
+        a process that ends before it is done."""
+        if self._is_over:
+            raise StoreUnavailable("the service stops")
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, target, args), name=name, daemon=True)
+        process.start()
+        self._running.add(process)
+        theirs.close()
+        try:
+            outcome, value = ours.recv()
+        except EOFError:
+            raise StoreUnavailable(f"{name}: the process ended before it was done") from None
+        finally:
+            process.join()
+            self._running.discard(process)
+            ours.close()
+        if outcome == "refused":
+            raise Refused(*value)
+        if outcome == "not found":
+            raise NotFound(value)
+        if outcome == "unavailable":
+            raise StoreUnavailable(value)
+        return value
+
+    def end(self) -> None:
+        """End what runs: what it was writing is undone, or swept at the next start."""
+        self._is_over = True
+        for process in list(self._running):
+            process.terminate()
 
 
 def _work(pipe: Connection, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    os.nice(NICENESS)
     outcome: tuple[str, Any]
     try:
         outcome = "done", target(*args)

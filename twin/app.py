@@ -27,6 +27,7 @@ from ingest.judgement import Judgement, Snapshot
 from ingest.mqtt import PahoSource
 from ingest.pipeline import Pipeline
 from ingest.source import WireSource
+from twin.apart import Apart
 from twin.api import create_app
 from twin.api.alerts import alert_json
 from twin.catalog import Catalog
@@ -43,6 +44,7 @@ from twin.store.migrate import migrate
 from twin.store.reader import Reader
 from twin.store.upkeep import Upkeep
 from twin.store.writer import QUARANTINE_BYTES, DatabaseInUse, Writer
+from twin.tilesets import Tilesets
 from twin.units import Kind, load_kinds
 
 log = logging.getLogger(__name__)
@@ -109,8 +111,11 @@ class Service:
         self.reader = Reader(self.database_url)
         self.live = Live(self)
         self.replays = Replays(self, settings.replays)
-        self.model_imports = ModelImports(settings.data_dir / "spool")
+        self.apart = Apart()
+        self.model_imports = ModelImports(settings.data_dir / "spool", self.apart)
         self.model_imports.sweep()
+        self.tilesets = Tilesets(settings.data_dir / "tiles", self.apart)
+        self.tilesets.sweep()
         self._build()
         self.source.start()
         self.pipeline.start()
@@ -317,8 +322,8 @@ class Service:
         self._stopping.set()
         if hasattr(self, "replays"):
             self.replays.end()
-        if hasattr(self, "model_imports"):
-            self.model_imports.end()
+        if hasattr(self, "apart"):
+            self.apart.end()
         if hasattr(self, "source"):
             self.source.stop()
         if hasattr(self, "pipeline"):

@@ -19,19 +19,19 @@ from typing import Final
 import psycopg
 
 from models3d.writers import tiles
-from twin.apart import run_apart
+from twin.apart import Apart
 from twin.store.models import load_model
 
 KEPT: Final = 20
 REVISION: Final = 1  # of what is written: sets of another are written anew
-NICENESS: Final = 10
 
 
 class Tilesets:
     """The sets under a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, apart: Apart) -> None:
         self._folder = folder
+        self._apart = apart
         self._turn = threading.Lock()
 
     def find(self, dsn: str, version: int, digest: str, name: str) -> Path:
@@ -42,7 +42,7 @@ class Tilesets:
             with self._turn:
                 if not (wanted / tiles.ROOT).exists():
                     self._folder.mkdir(parents=True, exist_ok=True)
-                    run_apart("tiles", write, dsn, version, name, wanted)
+                    self._apart.run("tiles", write, dsn, version, name, wanted)
                     self._drop_oldest(wanted)
         with contextlib.suppress(OSError):
             os.utime(wanted)
@@ -62,7 +62,6 @@ class Tilesets:
 
 def write(dsn: str, version: int, name: str, wanted: Path) -> None:
     """Write a version's set: each file, packed beside it where that makes it smaller, and its tag."""
-    os.nice(NICENESS)
     part = Path(tempfile.mkdtemp(dir=wanted.parent, prefix="part-"))
     try:
         with psycopg.connect(dsn, autocommit=True, application_name="cimtwin tiles") as connection:

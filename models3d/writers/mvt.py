@@ -18,7 +18,6 @@ MAX_ZOOM: Final = 24
 _LIMIT: Final = 85.0511287798066  # the web map's end, degrees of latitude
 
 Value = str | int | float | bool
-Properties = Sequence[Mapping[str, Value | None]]
 
 
 def bounds(z: int, x: int, y: int) -> tuple[float, float, float, float]:
@@ -37,7 +36,7 @@ def _lat(y: float, z: int) -> float:
     return math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / (1 << z)))))
 
 
-def write(z: int, x: int, y: int, layers: Mapping[str, tuple[Sequence[Any], Properties]]) -> bytes:
+def write(z: int, x: int, y: int, layers: Mapping[str, tuple[Sequence[Any], Sequence[Mapping[str, Any]]]]) -> bytes:
     """A tile of `layers`: by name, geometries (shapely, longitude and latitude) and the properties of each, None left
     out. What does not reach into the tile, or shrinks to nothing in it, is left out, and so is a layer without
     features; an empty tile is no bytes at all."""

@@ -26,6 +26,7 @@ from twin.api import (
     rules,
     sensors,
     stats,
+    tiles,
 )
 from twin.api.protection import Protection
 from twin.api.socket import LiveSocket, ReplaySocket
@@ -67,6 +68,8 @@ def create_app(service: ServiceView) -> FastAPI:
     for subject in (stats, sensors, readings, alerts, rules, quarantine, devices, replays, assets, models):
         api.include_router(subject.router(service))
     app.include_router(api)
+    app.include_router(tiles.router(service), prefix="/api/v1")
+    app.include_router(tiles.router(service), include_in_schema=False)  # at the root, too: where map clients look
     app.router.routes.append(WebSocketRoute("/ws/v1/live", LiveSocket(service), name="live"))
     app.router.routes.append(WebSocketRoute("/ws/v1/replays/{id}", ReplaySocket(service), name="replay"))
     page_files = page.files(page.FOLDER)

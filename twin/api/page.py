@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from twin.api.caching import is_held, takes_gzip
 
 FOLDER: Final = Path(__file__).parent.parent / "web"
 
@@ -69,12 +70,12 @@ class PageFile:
     caching: str
 
     def answer(self, request: Request) -> Response:
-        packed = self.packed if _takes_gzip(request.headers.get("accept-encoding", "")) else None
+        packed = self.packed if takes_gzip(request.headers.get("accept-encoding", "")) else None
         tag = f'"{self.tag}"' if packed is None else f'"{self.tag}-gzip"'
         headers = {"Cache-Control": self.caching, "Content-Security-Policy": POLICY, "ETag": tag}
         if self.packed is not None:
             headers["Vary"] = "Accept-Encoding"
-        if _is_held(request.headers.get("if-none-match", ""), tag):
+        if is_held(request.headers.get("if-none-match", ""), tag):
             # With the policy, too: a browser takes the headers of a 304 over into the copy that it holds.
             return Response(status_code=304, headers=headers)
         headers["Content-Type"] = self.media
@@ -123,18 +124,3 @@ def _answering(file: PageFile) -> Callable[[Request], Awaitable[Response]]:
 async def _not_built(_request: Request) -> Response:
     headers = {"Cache-Control": "no-store", "Content-Security-Policy": POLICY, "Content-Type": TYPES[".html"]}
     return Response(NOT_BUILT, 503, headers)
-
-
-def _takes_gzip(accepted: str) -> bool:
-    """What an Accept-Encoding header says of gzip: the name itself counts before `*`."""
-    weights = {}
-    for item in accepted.lower().split(","):
-        name, _, parameters = item.partition(";")
-        weight = re.fullmatch(r"\s*q\s*=\s*([01](?:\.\d*)?)\s*", parameters)
-        weights[name.strip()] = float(weight[1]) if weight else 1.0
-    return weights.get("gzip", weights.get("*", 0.0)) > 0
-
-
-def _is_held(held: str, tag: str) -> bool:
-    """Whether an If-None-Match header names this form of the file."""
-    return any(item.strip().removeprefix("W/") in (tag, "*") for item in held.split(","))

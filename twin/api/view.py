@@ -16,6 +16,7 @@ from twin.replay_worker import Wanted
 from twin.settings import Settings
 from twin.state import SensorState
 from twin.store.reader import Reader
+from twin.tilesets import Tilesets
 from twin.units import Kind
 
 
@@ -109,6 +110,7 @@ class ServiceView(Protocol):
     settings: Settings
     started_at: Micros
     model_imports: ModelImports
+    tilesets: Tilesets
     database_url: str
 
     @property

@@ -411,6 +411,26 @@ async def number_of(reader: Reader, version: int) -> int:
     return int(found[0][0]) if found else 0
 
 
+async def shown(
+    reader: Reader, model: str, area: Box, least: float, most: int, at: Micros | None = None
+) -> list[StoredAsset]:
+    """What a map shows of a model in a box: assets at least `least` degrees wide or high, with their geometry, the
+    `most` largest of them, by key."""
+    params = {"model": model, "box": box_text(area), "least": least, "most": most, "at": rows.moment(at)}
+    source = f"asset_versions v{_JOINS}" if at is None else (
+        f"{_VERSIONS_AT} join asset_versions v on v.model = n.model and {_AT}{_JOINS}"
+    )  # fmt: skip
+    present = "v.until is null and " if at is None else ""
+    found = await reader.ask(
+        f"select * from (select {_COLUMNS}, v.geometry from {source} where {present}m.name = %(model)s"
+        " and v.extent && %(box)s::box and v.geometry is not null"
+        " and greatest(width(v.extent), height(v.extent)) >= %(least)s"
+        " order by greatest(width(v.extent), height(v.extent)) desc, v.asset limit %(most)s) found order by 1",
+        params,
+    )
+    return [_asset(row) for row in found]
+
+
 async def networks(reader: Reader, version: int) -> list[tuple[Network, Indices, Indices]]:
     """The networks of a version, with the keys of the assets that their nodes and edges are."""
     found = await reader.ask("select system, data from model_networks where version = %s order by number", (version,))

@@ -105,27 +105,27 @@ def _branches(arcs: Arcs) -> Branches | None:
     tail = np.repeat(np.arange(nodes, dtype=np.int32), np.diff(arcs.first))
     matters = tail != arcs.node
     is_begin = np.bincount(arcs.node[matters], minlength=nodes) != 1
-    begin = np.flatnonzero(is_begin).astype(np.int32)
+    begin: Indices = np.flatnonzero(is_begin).astype(np.int32)
     if len(begin) > MOST_CHOICES * nodes or len(begin) == 0:
         return None
     number = np.full(nodes, -1, np.int32)
     number[begin] = np.arange(len(begin))
 
-    within = matters & ~is_begin[arcs.node]
-    first = np.append(0, np.cumsum(within))[arcs.first].astype(np.int32)
-    tree = csr_array((arcs.length[within], arcs.node[within], first), shape=(nodes, nodes))
+    inside = matters & ~is_begin[arcs.node]
+    first = np.append(0, np.cumsum(inside))[arcs.first].astype(np.int32)
+    tree = csr_array((arcs.length[inside], arcs.node[inside], first), shape=(nodes, nodes))
     along, _, source = dijkstra(tree, indices=begin, min_only=True, return_predecessors=True)
     branch = np.where(source >= 0, number[np.maximum(source, 0)], -1).astype(np.int32)
 
-    order = np.argsort(along)
-    order = order[branch[order] >= 0]
+    by_along = np.argsort(along)
+    order: Indices = by_along[branch[by_along] >= 0].astype(np.int32)
     begins, entry = rows_by(branch[order], len(begin))
 
     between = np.flatnonzero(matters & is_begin[arcs.node])
     between = between[branch[tail[between]] >= 0]
     ways_first, way = rows_by(branch[tail[between]], len(begin))
-    way = between[way]
+    way = between[way].astype(np.int32)
     ways = csr_array(
         (along[tail[way]] + arcs.length[way], number[arcs.node[way]], ways_first), shape=(len(begin), len(begin))
     )
-    return Branches(arcs, number, branch, along, begins, order[entry].astype(np.int32), tree, ways)
+    return Branches(arcs, number, branch, along, begins, order[entry], tree, ways)

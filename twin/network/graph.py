@@ -57,7 +57,7 @@ class Arcs:
         nodes = len(self.first) - 1
         return csr_array((self.length, self.node, self.first), shape=(nodes, nodes))
 
-    def out_of(self, nodes: Indices) -> tuple[NDArray[np.intp], Indices]:
+    def out_of(self, nodes: Indices) -> tuple[Indices, Indices]:
         """The arcs that leave `nodes`, in their order; and for each the place in `nodes` it leaves from."""
         return rows_of(self.first, nodes)
 
@@ -159,12 +159,15 @@ def rows_by(row: Indices, rows: int) -> tuple[Indices, Indices]:
     return grouped.indptr.astype(np.int32, copy=False), grouped.indices.astype(np.int32, copy=False)
 
 
-def rows_of(first: Indices, rows: NDArray[Any]) -> tuple[NDArray[np.intp], Indices]:
+def rows_of(first: Indices, rows: NDArray[Any]) -> tuple[Indices, Indices]:
     """The entries of `rows` in their order, and for each the place in `rows` it belongs to."""
     begin = first[rows]
     count = first[rows + 1] - begin
-    owner = np.repeat(np.arange(len(rows), dtype=np.int32), count)
-    return (begin - (np.cumsum(count) - count))[owner] + np.arange(len(owner)), owner
+    ends = np.cumsum(count, dtype=np.int32)
+    total = int(ends[-1]) if len(ends) else 0
+    # An owner ends where its entries do; half the time of np.repeat.
+    owner = np.cumsum(np.bincount(ends[:-1], minlength=total)[:total], dtype=np.int32)
+    return (begin + count - ends)[owner] + np.arange(total, dtype=np.int32), owner
 
 
 def components(nodes: int, start: Indices, end: Indices, joins: Bools) -> Indices:

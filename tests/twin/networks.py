@@ -26,8 +26,8 @@ def network(
     diameter: float | Sequence[float] = np.nan,
     inverts: Sequence[tuple[float, float]] | None = None,
 ) -> Network:
-    """Nodes n0, n1, … and edges e0, e1, … from (start, end, length = 1 m); what is not said is a junction, a pipe, open,
-    either way, unknown."""
+    """Nodes n0, n1, … and edges e0, e1, … from (start, end, length = 1 m); what is not said is a junction, a pipe,
+    open, either way, unknown."""
     names = [f"n{n}" for n in range(nodes)] if isinstance(nodes, int) else list(nodes)
     size, many = len(names), len(edges)
     direction = np.zeros(many, np.int8)
@@ -77,5 +77,5 @@ def networks(draw: st.DrawFn) -> Network:
     closed = draw(st.sets(st.integers(0, many - 1), max_size=many // 3)) if many else set()
     return network(
         size, edges, types=dict(enumerate(kinds)), edge_types=dict(enumerate(edge_kinds)), closed=sorted(closed),
-        one_way=sorted(one_way), demand={n: 1.0 for n in range(size)},
+        one_way=sorted(one_way), demand=dict.fromkeys(range(size), 1.0),
     )  # fmt: skip

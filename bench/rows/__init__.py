@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.report import Figure
-from bench.rows import judging, latency, replay, sensors, throughput
+from bench.rows import judging, latency, models, replay, sensors, throughput
 from bench.services import Bench
 
 
@@ -30,5 +30,6 @@ ROWS: Final = (
     Row("latency", "publish to committed and to alert frame at 5,000 messages/s", latency.steady),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),
     Row("replay-beside", "live ingest beside three replays", replay.beside_live),
+    Row("models-epanet", "an EPANET file of 12,500 nodes read, and one ten times as large", models.epanet),
 )
 BY_NAME: Final = {row.name: row for row in ROWS}

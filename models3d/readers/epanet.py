@@ -241,6 +241,7 @@ class _File:
             self.named.append((line, "pattern", "pattern", pattern))
         self.named.append((line, "junction", "node", words[0]))
         self.demands.setdefault(words[0], []).append((amount, pattern, comment[:200]))
+        self._count(3)
 
     def _status(self, line: int, words: list[str], comment: str) -> None:
         if not has(words, 2, line, self.problems):
@@ -250,11 +251,12 @@ class _File:
             return
         self.named.append((line, "link", "link", words[0]))
         self.statuses.append((line, words[0], words[1]))
+        self._count(3)
 
     def _pattern(self, line: int, words: list[str], comment: str) -> None:
         kept = self.patterns.setdefault(words[0], [])
         kept += [value(words, n, "multiplier", line, self.problems) for n in range(1, len(words))]
-        self._count(len(words) - 1)
+        self._count(len(words))
 
     def _curve(self, line: int, words: list[str], comment: str) -> None:
         if not has(words, 3, line, self.problems):
@@ -262,9 +264,10 @@ class _File:
         kept = self.curves.setdefault(words[0], [])
         for n in range(1, len(words) - 1, 2):
             kept.append((value(words, n, "x", line, self.problems), value(words, n + 1, "y", line, self.problems)))
-        self._count(len(words) - 1)
+        self._count(len(words))
 
     def _option(self, line: int, words: list[str], comment: str) -> None:
+        self._count(1)
         option, text = setting(words, _TWO_WORDS)
         self.options[option[:80]] = text[:200]
         if option == "UNITS":
@@ -280,10 +283,12 @@ class _File:
             self.problems.line(line, "hydraulics", "names a file outside; such are refused / 引用外部文件，不接受")
 
     def _time(self, line: int, words: list[str], comment: str) -> None:
+        self._count(1)
         option, text = setting(words, _TWO_WORDS)
         self.times[option[:80]] = text[:200]
 
     def _backdrop(self, line: int, words: list[str], comment: str) -> None:
+        self._count(1)
         self.backdrop[words[0].upper()[:80]] = " ".join(words[1:])[:200]
 
     def _text(self, section: str, words: list[str]) -> None:

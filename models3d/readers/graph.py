@@ -86,11 +86,14 @@ class Graph:
     def link(self, id_: str) -> Link | None:
         return self.links.get(self.key(id_))
 
-    def add_vertex(self, link: Link, x: float, y: float) -> None:
+    def count_vertex(self) -> None:
         self.vertices += 1
         if self.vertices > MAX_VERTICES:
             self.problems.add(self.problems.name, "", f"has over {MAX_VERTICES} vertices / 折点过多")
             self.problems.check()
+
+    def add_vertex(self, link: Link, x: float, y: float) -> None:
+        self.count_vertex()
         if link.vertices is None:
             link.vertices = array("d")
         link.vertices.extend((x, y))
@@ -161,6 +164,8 @@ class Graph:
         return assets, network
 
     def _add(self, kept: dict[str, Any], new: Node | Link) -> None:
+        if not new.id:
+            self.tell(new, "id", "is empty / 编号为空")
         key = self.key(new.id)
         first = kept.get(key)
         if first is not None:

@@ -390,13 +390,14 @@ class _File:
         graph, problems, notes = self.graph, self.problems, self.notes
         graph.check_ends()
         known: dict[str, tuple[Any, str]] = {
-            "node": (graph.nodes, "names no node / 节点不存在"), "link": (graph.links, "names no link / 管段不存在"),
-            "pattern": (self.patterns, "names no pattern / 模式不存在"),
-            "curve": (self.curves, "names no curve / 曲线不存在"),
+            "node": (graph.nodes, "names no node: {} / 节点不存在"),
+            "link": (graph.links, "names no link: {} / 管段不存在"),
+            "pattern": (self.patterns, "names no pattern: {} / 模式不存在"),
+            "curve": (self.curves, "names no curve: {} / 曲线不存在"),
         }  # fmt: skip
         for line, field, kind, id_ in self.named:
             if id_ not in known[kind][0]:
-                problems.line(line, field, f"{known[kind][1]}: {id_[:80]}")
+                problems.line(line, field, known[kind][1].format(id_[:80]))
         self._set_statuses()
         problems.check()
         for section, ids in self.unknown.items():

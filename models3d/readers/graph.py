@@ -105,8 +105,8 @@ class Graph:
         else:
             self.problems.object(element.id, field, text)
 
-    def check_ends(self) -> None:
-        """Every link's ends are nodes, and two. A file without nodes is no network."""
+    def check_ends(self, others: int = 0) -> None:
+        """Every link's ends are nodes, and two. A file without nodes and without `others` is no network."""
         key, nodes, problems = self.key, self.nodes, self.problems
         for link in self.links.values():
             start, end = key(link.start), key(link.end)
@@ -116,7 +116,7 @@ class Graph:
                 self.tell(link, "to", f"names no node: {link.end[:80]} / 终点不存在")
             if start == end:
                 self.tell(link, "to", f"joins node {link.end[:80]} to itself / 起点与终点相同")
-        if not nodes:
+        if not nodes and not others:
             problems.add(problems.name, "", "holds no node / 没有任何节点")
 
     def assemble(self, system: str, notes: Problems) -> tuple[list[Asset], Network]:

@@ -586,19 +586,20 @@ class _File:
 
     def _finish(self, progress: Progress) -> CityModel:
         graph, problems, notes = self.graph, self.problems, self.notes
-        graph.check_ends()
+        graph.check_ends(len(self.areas))  # a model of runoff alone has subcatchments only
         outlets = graph.nodes.keys() | self.areas.keys()
         known: dict[str, tuple[Any, str]] = {
-            "node": (graph.nodes, "names no node / 节点不存在"), "link": (graph.links, "names no link / 管段不存在"),
-            "curve": (self.curves, "names no curve / 曲线不存在"),
-            "gauge": (self.gauges, "names no rain gauge / 雨量计不存在"),
-            "outlet": (outlets, "names neither node nor subcatchment / 出口不存在"),
-            "lid": (self.lids, "names no LID control / LID 不存在"),
-            "inlet": (self.inlets, "names no inlet / 雨水口不存在"),
+            "node": (graph.nodes, "names no node: {} / 节点不存在"),
+            "link": (graph.links, "names no link: {} / 管段不存在"),
+            "curve": (self.curves, "names no curve: {} / 曲线不存在"),
+            "gauge": (self.gauges, "names no rain gauge: {} / 雨量计不存在"),
+            "outlet": (outlets, "names neither node nor subcatchment: {} / 出口不存在"),
+            "lid": (self.lids, "names no LID control: {} / LID 不存在"),
+            "inlet": (self.inlets, "names no inlet: {} / 雨水口不存在"),
         }  # fmt: skip
         for line, field, kind, id_ in self.named:
             if graph.key(id_) not in known[kind][0]:
-                problems.line(line, field, f"{known[kind][1]}: {id_[:80]}")
+                problems.line(line, field, known[kind][1].format(id_[:80]))
         metre = FOOT if self.flow in US else 1.0
         for key, (line, words) in self.sections.items():
             if key in graph.links:

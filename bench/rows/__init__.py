@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.report import Figure
-from bench.rows import judging, latency, replay, sensors, throughput
+from bench.rows import judging, latency, models, network, replay, sensors, throughput
 from bench.services import Bench
 
 
@@ -30,5 +30,8 @@ ROWS: Final = (
     Row("latency", "publish to committed and to alert frame at 5,000 messages/s", latency.steady),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),
     Row("replay-beside", "live ingest beside three replays", replay.beside_live),
+    Row("trace", "traces through networks of 20,000 and 200,000 edges", network.traces),
+    Row("isolate", "isolations in networks of 12,500 and 125,000 nodes", network.isolations),
+    Row("models-epanet", "an EPANET file of 12,500 nodes read, and one ten times as large", models.epanet),
 )
 BY_NAME: Final = {row.name: row for row in ROWS}

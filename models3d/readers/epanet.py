@@ -241,6 +241,7 @@ class _File:
             self.named.append((line, "pattern", "pattern", pattern))
         self.named.append((line, "junction", "node", words[0]))
         self.demands.setdefault(words[0], []).append((amount, pattern, comment[:200]))
+        self._count(3)
 
     def _status(self, line: int, words: list[str], comment: str) -> None:
         if not has(words, 2, line, self.problems):
@@ -250,11 +251,12 @@ class _File:
             return
         self.named.append((line, "link", "link", words[0]))
         self.statuses.append((line, words[0], words[1]))
+        self._count(3)
 
     def _pattern(self, line: int, words: list[str], comment: str) -> None:
         kept = self.patterns.setdefault(words[0], [])
         kept += [value(words, n, "multiplier", line, self.problems) for n in range(1, len(words))]
-        self._count(len(words) - 1)
+        self._count(len(words))
 
     def _curve(self, line: int, words: list[str], comment: str) -> None:
         if not has(words, 3, line, self.problems):
@@ -262,9 +264,10 @@ class _File:
         kept = self.curves.setdefault(words[0], [])
         for n in range(1, len(words) - 1, 2):
             kept.append((value(words, n, "x", line, self.problems), value(words, n + 1, "y", line, self.problems)))
-        self._count(len(words) - 1)
+        self._count(len(words))
 
     def _option(self, line: int, words: list[str], comment: str) -> None:
+        self._count(1)
         option, text = setting(words, _TWO_WORDS)
         self.options[option[:80]] = text[:200]
         if option == "UNITS":
@@ -280,10 +283,12 @@ class _File:
             self.problems.line(line, "hydraulics", "names a file outside; such are refused / 引用外部文件，不接受")
 
     def _time(self, line: int, words: list[str], comment: str) -> None:
+        self._count(1)
         option, text = setting(words, _TWO_WORDS)
         self.times[option[:80]] = text[:200]
 
     def _backdrop(self, line: int, words: list[str], comment: str) -> None:
+        self._count(1)
         self.backdrop[words[0].upper()[:80]] = " ".join(words[1:])[:200]
 
     def _text(self, section: str, words: list[str]) -> None:
@@ -385,13 +390,14 @@ class _File:
         graph, problems, notes = self.graph, self.problems, self.notes
         graph.check_ends()
         known: dict[str, tuple[Any, str]] = {
-            "node": (graph.nodes, "names no node / 节点不存在"), "link": (graph.links, "names no link / 管段不存在"),
-            "pattern": (self.patterns, "names no pattern / 模式不存在"),
-            "curve": (self.curves, "names no curve / 曲线不存在"),
+            "node": (graph.nodes, "names no node: {} / 节点不存在"),
+            "link": (graph.links, "names no link: {} / 管段不存在"),
+            "pattern": (self.patterns, "names no pattern: {} / 模式不存在"),
+            "curve": (self.curves, "names no curve: {} / 曲线不存在"),
         }  # fmt: skip
         for line, field, kind, id_ in self.named:
             if id_ not in known[kind][0]:
-                problems.line(line, field, f"{known[kind][1]}: {id_[:80]}")
+                problems.line(line, field, known[kind][1].format(id_[:80]))
         self._set_statuses()
         problems.check()
         for section, ids in self.unknown.items():

@@ -86,11 +86,14 @@ class Graph:
     def link(self, id_: str) -> Link | None:
         return self.links.get(self.key(id_))
 
-    def add_vertex(self, link: Link, x: float, y: float) -> None:
+    def count_vertex(self) -> None:
         self.vertices += 1
         if self.vertices > MAX_VERTICES:
             self.problems.add(self.problems.name, "", f"has over {MAX_VERTICES} vertices / 折点过多")
             self.problems.check()
+
+    def add_vertex(self, link: Link, x: float, y: float) -> None:
+        self.count_vertex()
         if link.vertices is None:
             link.vertices = array("d")
         link.vertices.extend((x, y))
@@ -102,8 +105,8 @@ class Graph:
         else:
             self.problems.object(element.id, field, text)
 
-    def check_ends(self) -> None:
-        """Every link's ends are nodes, and two. A file without nodes is no network."""
+    def check_ends(self, others: int = 0) -> None:
+        """Every link's ends are nodes, and two. A file without nodes and without `others` is no network."""
         key, nodes, problems = self.key, self.nodes, self.problems
         for link in self.links.values():
             start, end = key(link.start), key(link.end)
@@ -113,7 +116,7 @@ class Graph:
                 self.tell(link, "to", f"names no node: {link.end[:80]} / 终点不存在")
             if start == end:
                 self.tell(link, "to", f"joins node {link.end[:80]} to itself / 起点与终点相同")
-        if not nodes:
+        if not nodes and not others:
             problems.add(problems.name, "", "holds no node / 没有任何节点")
 
     def assemble(self, system: str, notes: Problems) -> tuple[list[Asset], Network]:
@@ -161,6 +164,8 @@ class Graph:
         return assets, network
 
     def _add(self, kept: dict[str, Any], new: Node | Link) -> None:
+        if not new.id:
+            self.tell(new, "id", "is empty / 编号为空")
         key = self.key(new.id)
         first = kept.get(key)
         if first is not None:

@@ -106,9 +106,13 @@ def number(text: str) -> float | None:
     return value if -LARGEST <= value <= LARGEST and "_" not in text else None
 
 
-def value(words: list[str], at: int, field: str, line: int, problems: Problems, default: float = UNKNOWN) -> float:
-    """The number in column `at`, `default` where the row ends before it; a problem if it is none."""
+def value(words: list[str], at: int, field: str, line: int, problems: Problems, default: float | None = None) -> float:
+    """The number in column `at`, `default` where the row ends before it. What is no number, or is missing without a
+    default, is a problem."""
     if at >= len(words):
+        if default is None:
+            problems.line(line, field, "is missing / 缺失")
+            return UNKNOWN
         return default
     found = number(words[at])
     if found is None:
@@ -121,6 +125,9 @@ def has(words: list[str], count: int, line: int, problems: Problems) -> bool:
     """Whether a row has `count` fields and an id of sane length; a problem if not."""
     if len(words) < count:
         problems.line(line, "", f"has {len(words)} of at least {count} fields / 字段不足，至少 {count} 个")
+        return False
+    if not words[0]:
+        problems.line(line, "id", "is empty / 编号为空")
         return False
     if len(words[0]) > MAX_ID:
         problems.line(line, "id", f"is longer than {MAX_ID} characters / 编号过长")

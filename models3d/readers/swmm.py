@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from models3d.readers import Buffer, Problems, nothing
+from models3d.readers import MAX_ELEMENTS, Buffer, Problems, nothing
 from models3d.readers.graph import FOOT, Graph, Link, Node, note_all, spelled_crs
-from models3d.readers.sections import has, head_text, headers, number, rows, setting, value
+from models3d.readers.sections import UNKNOWN, has, head_text, headers, number, rows, setting, value
 from twin.city import Asset, CityModel, Geometry, Progress
 
 # m³/h in one unit of flow.
@@ -33,7 +33,7 @@ MAX_VALUES: Final = 5_000_000  # in tables that are kept
 UPHILL_M: Final = 0.01
 
 _STEMS: Final = {
-    "TITLE": "TITLE", "OPTION": "OPTIONS", "FILE": "FILES", "RAINGAGE": "RAINGAGES", "TEMPERATURE": "",
+    "TITLE": "TITLE", "OPTION": "OPTIONS", "FILE": "FILES", "RAINGAGE": "RAINGAGES", "TEMPERATURE": "TEMPERATURE",
     "EVAP": "", "SUBCATCHMENT": "SUBCATCHMENTS", "SUBAREA": "SUBAREAS", "INFIL": "INFILTRATION",
     "AQUIFER": "", "GROUNDWATER": "GROUNDWATER", "SNOWPACK": "", "JUNC": "JUNCTIONS", "OUTFALL": "OUTFALLS",
     "STORAGE": "STORAGE", "DIVIDER": "DIVIDERS", "CONDUIT": "CONDUITS", "PUMP": "PUMPS", "ORIF": "ORIFICES",
@@ -90,7 +90,7 @@ def read(data: Buffer, name: str, crs: str = "", progress: Progress = nothing) -
 
     Coordinates stay as they are, in `crs`; heights, lengths and sections come in metres, areas in m². `metadata`:
     `title`, `units`, `options`, `counts`, `map`, `controls`, `curves`, `timeseries` (values of each, or its file),
-    `transects`, `streets`, `inlets`, `lids`.
+    `transects`, `streets`, `inlets`, `lids`, `files` (what the file names outside of itself, with section and line).
     """
     return _File(name).read(data, crs, progress)
 
@@ -120,6 +120,7 @@ class _File:
         self.later: list[tuple[str, int, list[str]]] = []
         self.named: list[tuple[int, str, str, str]] = []
         self.unknown: dict[str, list[str]] = {}
+        self.files: list[dict[str, Any]] = []
         self.values = 0
         self.transect = ""
         self.curve_type: dict[str, str] = {}
@@ -132,7 +133,7 @@ class _File:
             "ORIFICES": self._orifice, "WEIRS": self._weir, "OUTLETS": self._outlet, "XSECTIONS": self._section,
             "TRANSECTS": self._transect, "STREETS": self._street, "INLETS": self._inlet, "CONTROLS": self._control,
             "CURVES": self._curve, "TIMESERIES": self._timeseries, "POLYGONS": self._polygon,
-            "SYMBOLS": self._symbol, "MAP": self._map, "LID_CONTROLS": self._lid,
+            "TEMPERATURE": self._climate, "SYMBOLS": self._symbol, "MAP": self._map, "LID_CONTROLS": self._lid,
         }  # fmt: skip
         tell = {"COORDINATES", "VERTICES", "LOSSES", "TAGS", "INFLOWS", "DWF", "SUBAREAS", "INFILTRATION",
                 "LID_USAGE", "INLET_USAGE", "GROUNDWATER"}  # fmt: skip
@@ -154,6 +155,7 @@ class _File:
             self.title.append(" ".join(words))
 
     def _option(self, line: int, words: list[str], comment: str) -> None:
+        self._count(1)
         option, text = setting(words, frozenset())
         self.options[option[:80]] = text[:200]
         if option == "FLOW_UNITS":
@@ -173,6 +175,7 @@ class _File:
         self.problems.line(line, "[FILES]", text)
 
     def _map(self, line: int, words: list[str], comment: str) -> None:
+        self._count(1)
         self.map[words[0].lower()[:40]] = " ".join(words[1:])[:200]
 
     def _gauge(self, line: int, words: list[str], comment: str) -> None:
@@ -343,10 +346,13 @@ class _File:
             return
         self.named.append((line, "link", "link", words[0]))
         self.sections[self.graph.key(words[0])] = line, words
+        if len(self.sections) > MAX_ELEMENTS:
+            self._count(MAX_VALUES)
 
     def _transect(self, line: int, words: list[str], comment: str) -> None:
         word = words[0].upper()
         if word == "X1" and has(words, 3, line, self.problems):
+            self._count(8)
             self.transect = self.graph.key(words[1])
             wide = value(words, 8, "width factor", line, self.problems, 0.0)
             self.transects[self.transect] = {
@@ -368,6 +374,7 @@ class _File:
 
     def _street(self, line: int, words: list[str], comment: str) -> None:
         if has(words, 5, line, self.problems):
+            self._count(10)
             self.streets[self.graph.key(words[0])] = [
                 value(words, n, "street", line, self.problems, 0.0) for n in range(1, 11)
             ]
@@ -406,7 +413,7 @@ class _File:
             kept["points"].append(
                 [value(words, n, "x", line, self.problems), value(words, n + 1, "y", line, self.problems)]
             )
-        self._count(len(words) - 1)
+        self._count(len(words))
 
     def _timeseries(self, line: int, words: list[str], comment: str) -> None:
         if len(words) > 1 and words[1].upper() == "FILE":
@@ -422,10 +429,12 @@ class _File:
     def _polygon(self, line: int, words: list[str], comment: str) -> None:
         if has(words, 3, line, self.problems):
             kept = self.polygons.setdefault(self.graph.key(words[0]), array("d"))
+            self.graph.count_vertex()
             kept.extend((value(words, 1, "x", line, self.problems), value(words, 2, "y", line, self.problems)))
 
     def _symbol(self, line: int, words: list[str], comment: str) -> None:
         if has(words, 3, line, self.problems):
+            self._count(2)
             self.symbols[self.graph.key(words[0])] = (
                 value(words, 1, "x", line, self.problems), value(words, 2, "y", line, self.problems)
             )  # fmt: skip
@@ -454,8 +463,8 @@ class _File:
     def _offset(self, words: list[str], at: int, field: str, line: int) -> float:
         """An offset as the file has it; NaN for `*`, which says "at the node's invert"."""
         if at < len(words) and words[at] == "*":
-            return math.nan
-        return value(words, at, field, line, self.problems)
+            return UNKNOWN
+        return value(words, at, field, line, self.problems, UNKNOWN)
 
     def _add(
         self, kept: dict[str, tuple[int, str, dict[str, Any]]], line: int, id_: str, found: dict[str, Any]
@@ -466,7 +475,13 @@ class _File:
         kept[self.graph.key(id_)] = line, id_, found
         self._count(1)
 
+    def _climate(self, line: int, words: list[str], comment: str) -> None:
+        if len(words) > 1 and words[0].upper() == "FILE":
+            self._outside(line, "[TEMPERATURE]", words[1])
+
     def _outside(self, line: int, section: str, file: str) -> None:
+        self._count(1)
+        self.files.append({"section": section, "line": line, "file": file[:200]})
         self.notes.line(line, section, f"names a file, which is never opened: {file[:80]} / 引用外部文件，从不打开")
 
     def _count(self, more: int) -> None:
@@ -559,6 +574,8 @@ class _File:
             found["aquifer"], found["groundwater_node"] = words[1], words[2] if len(words) > 2 else ""
         else:
             self.named.append((line, "lid", "lid", words[1]))
+            if len(words) > 8 and words[8] != "*":
+                self._outside(line, "[LID_USAGE]", words[8])
             found.setdefault("lids", []).append({
                 "lid": words[1], "number": value(words, 2, "number", line, self.problems),
                 "area": value(words, 3, "area", line, self.problems),
@@ -569,19 +586,20 @@ class _File:
 
     def _finish(self, progress: Progress) -> CityModel:
         graph, problems, notes = self.graph, self.problems, self.notes
-        graph.check_ends()
+        graph.check_ends(len(self.areas))  # a model of runoff alone has subcatchments only
         outlets = graph.nodes.keys() | self.areas.keys()
         known: dict[str, tuple[Any, str]] = {
-            "node": (graph.nodes, "names no node / 节点不存在"), "link": (graph.links, "names no link / 管段不存在"),
-            "curve": (self.curves, "names no curve / 曲线不存在"),
-            "gauge": (self.gauges, "names no rain gauge / 雨量计不存在"),
-            "outlet": (outlets, "names neither node nor subcatchment / 出口不存在"),
-            "lid": (self.lids, "names no LID control / LID 不存在"),
-            "inlet": (self.inlets, "names no inlet / 雨水口不存在"),
+            "node": (graph.nodes, "names no node: {} / 节点不存在"),
+            "link": (graph.links, "names no link: {} / 管段不存在"),
+            "curve": (self.curves, "names no curve: {} / 曲线不存在"),
+            "gauge": (self.gauges, "names no rain gauge: {} / 雨量计不存在"),
+            "outlet": (outlets, "names neither node nor subcatchment: {} / 出口不存在"),
+            "lid": (self.lids, "names no LID control: {} / LID 不存在"),
+            "inlet": (self.inlets, "names no inlet: {} / 雨水口不存在"),
         }  # fmt: skip
         for line, field, kind, id_ in self.named:
             if graph.key(id_) not in known[kind][0]:
-                problems.line(line, field, f"{known[kind][1]}: {id_[:80]}")
+                problems.line(line, field, known[kind][1].format(id_[:80]))
         metre = FOOT if self.flow in US else 1.0
         for key, (line, words) in self.sections.items():
             if key in graph.links:
@@ -770,6 +788,7 @@ class _File:
             "curves": {c["name"]: {"type": c["type"], "points": c["points"]} for c in self.curves.values()},
             "timeseries": self.series, "transects": [t["name"] for t in self.transects.values()],
             "streets": list(self.streets), "inlets": list(self.inlets.values()), "lids": self.lids,
+            "files": self.files,
         }  # fmt: skip
 
 

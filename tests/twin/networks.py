@@ -26,8 +26,8 @@ def network(
     diameter: float | Sequence[float] = np.nan,
     inverts: Sequence[tuple[float, float]] | None = None,
 ) -> Network:
-    """Nodes n0, n1, … and edges e0, e1, … from (start, end, length = 1 m); what is not said is a junction, a pipe, open,
-    either way, unknown."""
+    """Nodes n0, n1, … and edges e0, e1, … from (start, end, length = 1 m); what is not said is a junction, a pipe,
+    open, either way, unknown."""
     names = [f"n{n}" for n in range(nodes)] if isinstance(nodes, int) else list(nodes)
     size, many = len(names), len(edges)
     direction = np.zeros(many, np.int8)

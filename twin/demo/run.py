@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -14,17 +15,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import psycopg
 from rich.console import Console
 from rich.live import Live as Screen
 from rich.text import Text
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from models3d.readers import nothing
 from twin import app
+from twin.demo import district
 from twin.demo.city import EVENTS, city_sensors
 from twin.demo.devices import flood_readings, flood_sensors, start_of
+from twin.importing import ModelWords, place
 from twin.model import SECOND, Refused, iso
 from twin.settings import Settings
+from twin.store.models import lock_model, save_model
 
 MARK: Final = "demo"  # a file that says: this folder is the demo's, and may be emptied
 STYLES: Final = {"blue": "bold blue", "yellow": "bold yellow", "orange": "bold dark_orange", "red": "bold red"}
@@ -72,6 +78,7 @@ def run(settings: Settings, duration_s: float | None, speed: float) -> None:
         sensors = [*flood_sensors(service.kinds), *city_sensors()]
 
         def prepare() -> None:
+            import_district(service.database_url, service.settings.default_tenant)
             service.commands.put_sensors(sensors).result()
             environ = {**os.environ, "CIMTWIN_MQTT_URL": service.mqtt_url}
             command = [sys.executable, "-m", "twin.demo.devices", "--speed", str(speed)]
@@ -92,6 +99,17 @@ def run(settings: Settings, duration_s: float | None, speed: float) -> None:
             process.wait(10)
         for thread in parts:
             thread.join(5)
+
+
+def import_district(dsn: str, tenant: str) -> None:
+    """The made-up district's models, as an import would bring them."""
+    with psycopg.connect(dsn, autocommit=True, application_name="cimtwin demo") as connection:
+        for name, model in district.models().items():
+            file = f"{name}.demo"
+            placed = place(model, name, ModelWords(name, "", tenant, "demo"), file, 0, hashlib.sha256(b"").digest())
+            with connection.transaction():
+                lock_model(connection, name)
+                save_model(connection, placed, [], nothing)
 
 
 def _show(service: app.Service, speed: float, stopping: threading.Event) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from scipy.sparse.csgraph import dijkstra
 
 from twin.model import Floats, Indices
+from twin.network.branches import branches_of
 from twin.network.graph import NO_PLACES, Arcs, Graph, Place, Places, Sense
 
 # A search that settles no more nodes than this is done without touching the rest of the network: an array over all
@@ -84,9 +85,22 @@ def reach(arcs: Arcs, seeds: Indices, limit_m: float = math.inf) -> tuple[Indice
     near = _reach_few(arcs, seeds, limit_m) if len(seeds) <= FEW else None
     if near is not None:
         return near
-    distance = dijkstra(arcs.matrix, indices=seeds, min_only=True, limit=limit_m)
+    if len(seeds) == 1:
+        branches = branches_of(arcs)
+        if branches is not None:
+            return by_distance(*branches.reach(int(seeds[0]), limit_m))
+    distance = shortest(arcs.matrix, seeds, limit_m)
     node = np.flatnonzero(np.isfinite(distance)).astype(np.int32)
     return by_distance(node, distance[node])
+
+
+def shortest(matrix: Any, seeds: Indices, limit_m: float) -> Floats:
+    """The distance of every node from the nearest of `seeds`; infinite beyond `limit_m`."""
+    if len(seeds) == 1:
+        distance: Floats = dijkstra(matrix, indices=int(seeds[0]), limit=limit_m)
+    else:
+        distance = dijkstra(matrix, indices=seeds, min_only=True, limit=limit_m)
+    return distance
 
 
 def _reach_few(arcs: Arcs, seeds: Indices, limit_m: float) -> tuple[Indices, Floats] | None:
@@ -113,13 +127,15 @@ def _reach_few(arcs: Arcs, seeds: Indices, limit_m: float) -> tuple[Indices, Flo
 
 def by_distance(node: Indices, distance: Floats) -> tuple[Indices, Floats]:
     """Both ascending by distance, equal ones by node."""
-    order = np.argsort(distance)
-    node, distance = node[order], distance[order]
+    if np.any(distance[1:] < distance[:-1]):
+        order = np.argsort(distance)
+        node, distance = node[order], distance[order]
     same = distance[1:] == distance[:-1]
     if same.any():
         # Not a stable sort of all, which is several times slower: only the runs of equal distances.
         tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
         run = np.append(0, np.cumsum(~same))[tied]
+        node = node.copy()
         node[tied] = node[tied][np.argsort(run * (int(node.max()) + 1) + node[tied])]
     return node, distance
 

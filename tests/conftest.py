@@ -76,10 +76,11 @@ def database_url(server_url: str) -> Iterator[str]:
 
 
 class Cimtwin:
-    """`cimtwin serve` as a process."""
+    """`cimtwin serve`, or another command that serves, as a process."""
 
-    def __init__(self, data_dir: Path, environ: dict[str, str]) -> None:
+    def __init__(self, data_dir: Path, environ: dict[str, str], *words: str) -> None:
         self.data_dir = data_dir
+        self.words = words or ("serve",)
         self.environ = {
             "CIMTWIN_DATA_DIR": str(data_dir),
             "CIMTWIN_HTTP": "127.0.0.1:0",
@@ -101,7 +102,7 @@ class Cimtwin:
     def start(self) -> Cimtwin:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "twin", "serve"],
+                [sys.executable, "-m", "twin", *self.words],
                 env={**os.environ, **self.environ},
                 stdout=log,
                 stderr=log,

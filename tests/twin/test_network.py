@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.twin.networks import network, networks
 from twin.city import Network
 from twin.model import NotFound
+from twin.network.branches import branches_of
 from twin.network.graph import Graph, Place, Sense
-from twin.network.tracing import component, trace
+from twin.network.tracing import component, reach, trace
 
 
 def travelled(net: Network, sense: Sense, past_closed: bool = False) -> nx.MultiDiGraph:
@@ -79,6 +80,21 @@ def test_a_large_trace_says_what_networkx_says(sense: Sense, loops: int) -> None
         assert len(found.edge) == len(out)
 
 
+@settings(max_examples=200, deadline=None)
+@given(networks(), st.data())
+def test_branches_taken_whole_reach_what_a_search_node_by_node_reaches(net: Network, data: st.DataObject) -> None:
+    arcs = Graph(net).arcs(data.draw(st.sampled_from(["downstream", "upstream"])))
+    branches = branches_of(arcs, most_choices=1.0)
+    if branches is None:  # every node lies on a ring that nothing enters
+        return
+    for seed in range(len(net.node)):
+        for limit in (math.inf, 3.0):
+            node, distance = branches.reach(seed, limit)
+            assert len(set(node.tolist())) == len(node)
+            wanted = dict(zip(*(column.tolist() for column in reach(arcs, np.array([seed]), limit)), strict=True))
+            assert dict(zip(node.tolist(), distance.tolist(), strict=True)) == pytest.approx(wanted)
+
+
 def test_a_trace_from_a_pipe_begins_where_one_leaves_it() -> None:
     graph = Graph(network(4, [(0, 1, 5.0), (1, 2, 7.0), (2, 3, 9.0)], one_way=True))
     down = trace(graph, Place("link", 1), "downstream")
@@ -89,6 +105,10 @@ def test_a_trace_from_a_pipe_begins_where_one_leaves_it() -> None:
     assert up.node.tolist() == [1, 0]
     assert up.node_distance_m.tolist() == [0.0, 5.0]
     assert up.edge.tolist() == [1, 0]
+    is_edge, at, distance = up.merged()
+    assert is_edge.tolist() == [False, True, True, False]
+    assert at.tolist() == [1, 1, 0, 0]
+    assert distance.tolist() == [0, 0, 0, 5]
 
 
 def test_a_given_flow_turns_pipes_that_are_else_passed_either_way() -> None:

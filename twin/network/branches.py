@@ -25,10 +25,12 @@ MOST_CHOICES: Final = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Branches:
-    """`number` [N]: the number of the branch that begins at a node, -1 elsewhere; `branch` [N] the one it lies in, -1
-    in a ring of branch nodes that nothing enters; `along` [N]: its distance from there. `first`, `node`: the nodes of
-    each branch, in order of distance. `tree`: the arcs within branches; `ways`: those between the beginnings of
-    branches, as a matrix [branches, branches]."""
+    """By node [N]: `number` of the branch that begins there, -1 elsewhere; `branch` it lies in, -1 in a ring of branch
+    nodes that nothing enters; `along`, its distance from where that begins.
+
+    `first`, `node`: the nodes of each branch, in order of distance, with `node_along` and `node_branch` in that order.
+    `tree`: the arcs within branches; `ways`: those between the beginnings of branches, a matrix [branches, branches].
+    """
 
     arcs: Arcs
     number: Indices
@@ -36,6 +38,8 @@ class Branches:
     along: Floats
     first: Indices
     node: Indices
+    node_along: Floats
+    node_branch: Indices
     tree: Any
     ways: Any
 
@@ -78,35 +82,36 @@ class Branches:
     def _whole(self, begun: Floats, met: Bools | None, limit_m: float) -> tuple[Indices, Floats]:
         """The nodes of the branches that are reached at `begun` [branches], but for those that were `met` [N]."""
         entered = np.flatnonzero(np.isfinite(begun))
-        if len(entered) == len(begun):
-            node = self.node
-        elif len(entered) == 1:
-            node = self.node[self.first[entered[0]] : self.first[entered[0] + 1]]
-        else:
-            node = self.node[rows_of(self.first, entered)[0]]
+        # Where a branch stands whole in a row, nothing need be gathered.
+        which: Any = slice(None)
+        if len(entered) == 1:
+            which = slice(self.first[entered[0]], self.first[entered[0] + 1])
+        elif len(entered) < len(begun):
+            which = rows_of(self.first, entered)[0]
+        node = self.node[which]
+        distance = self.node_along[which] + begun[self.node_branch[which]]
         if met is not None:
-            node = node[~met[node]]
-        distance = self.along[node] + begun[self.branch[node]]
+            node, distance = node[~met[node]], distance[~met[node]]
         if math.isfinite(limit_m):
             node, distance = node[distance <= limit_m], distance[distance <= limit_m]
         return node, distance
 
 
-def branches_of(arcs: Arcs) -> Branches | None:
+def branches_of(arcs: Arcs, most_choices: float = MOST_CHOICES) -> Branches | None:
     """The branches of `arcs`, worked out when first asked for; None where most nodes can be reached several ways."""
     if "branches" not in arcs.worked_out:
-        arcs.worked_out["branches"] = _branches(arcs)
+        arcs.worked_out["branches"] = _branches(arcs, most_choices)
     found: Branches | None = arcs.worked_out["branches"]
     return found
 
 
-def _branches(arcs: Arcs) -> Branches | None:
+def _branches(arcs: Arcs, most_choices: float) -> Branches | None:
     nodes = len(arcs.first) - 1
     tail = np.repeat(np.arange(nodes, dtype=np.int32), np.diff(arcs.first))
     matters = tail != arcs.node
     is_begin = np.bincount(arcs.node[matters], minlength=nodes) != 1
     begin: Indices = np.flatnonzero(is_begin).astype(np.int32)
-    if len(begin) > MOST_CHOICES * nodes or len(begin) == 0:
+    if len(begin) > most_choices * nodes or len(begin) == 0:
         return None
     number = np.full(nodes, -1, np.int32)
     number[begin] = np.arange(len(begin))
@@ -128,4 +133,5 @@ def _branches(arcs: Arcs) -> Branches | None:
     ways = csr_array(
         (along[tail[way]] + arcs.length[way], number[arcs.node[way]], ways_first), shape=(len(begin), len(begin))
     )
-    return Branches(arcs, number, branch, along, begins, order[entry], tree, ways)
+    node = order[entry]
+    return Branches(arcs, number, branch, along, begins, node, along[node], branch[node], tree, ways)

@@ -11,7 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from twin.model import Bools, Floats, Indices
-from twin.network.clearances import CLEARANCES, Clearance, clearance
+from twin.network.clearances import CLEARANCES, OTHERWISE, Clearance, clearance
 from twin.network.pipes import Pipes
 from twin.plane import nearest_points
 
@@ -62,8 +62,14 @@ def conflicts(
     if len(edge) == 0:
         return _answer(np.zeros((0, 4), np.int32), np.zeros(0, np.int8), np.zeros((0, 4)), [])
     thick = radius[offset[network] + edge]
+    # Rows for gas of a pressure that none here has would only widen the search.
+    present = {"", *(name for pipes in networks for name in pipes.pressure_class)}
+    table = [row for row in table if row.pressure_class in present]
     # The reach of the search: the largest clearance of the table for the pipe's own system, and both radii.
-    most = {name: max([r.horizontal_m for r in table if name in (r.one, r.other)] + [1.0]) for name in systems}
+    most = {
+        name: max([r.horizontal_m for r in table if name in (r.one, r.other)] + [OTHERWISE.horizontal_m])
+        for name in systems
+    }
     reach = np.array([most[name] for name in systems])[network] + thick + thick.max()
     lines = shapely.linestrings(np.stack((begin[:, :2], end[:, :2]), axis=1))
     one, other = shapely.STRtree(lines).query(lines, predicate="dwithin", distance=reach)
@@ -79,12 +85,17 @@ def conflicts(
         plan < np.maximum(thickness, 1e-9), CROSSING, np.where(_is_along(a0, a1, b0, b1), PARALLEL, APPROACH)
     )
     actual = np.choose(kind, (np.abs(za - zb) - thickness, plan - thickness, in_space))
+    # What is further than anything asked for needs no looking up.
+    rows = [*table, OTHERWISE]
+    most_asked = np.where(kind == PARALLEL, max(r.horizontal_m for r in rows), max(r.vertical_m for r in rows))
+    close = ~(actual >= most_asked)
+    one, other, kind, actual = one[close], other[close], kind[close], actual[close]
+    middle = (a0 + s[:, None] * (a1 - a0) + b0 + t[:, None] * (b1 - b0))[close, :2] / 2
     horizontal, vertical, mark = _required(networks, table, network[one], edge[one], network[other], edge[other])
     required = np.where(kind == PARALLEL, horizontal, vertical)
     wrong = actual < required - 1e-9
     if with_unknown:
         wrong |= np.isnan(actual) & (kind == CROSSING)
-    middle = (a0 + s[:, None] * (a1 - a0) + b0 + t[:, None] * (b1 - b0))[:, :2] / 2
 
     pair = np.column_stack((network[one], edge[one], network[other], edge[other]))[wrong]
     figures = np.column_stack((middle, actual, required))[wrong]

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from scipy.sparse.csgraph import dijkstra
 
-from twin.model import Floats, Indices
+from twin.model import Bools, Floats, Indices
 from twin.network.branches import branches_of
 from twin.network.graph import NO_PLACES, Arcs, Graph, Place, Places, Sense
 
@@ -29,6 +29,13 @@ class Trace:
     node_distance_m: Floats
     edge: Indices
     edge_distance_m: Floats
+
+    def merged(self) -> tuple[Bools, Indices, Floats]:
+        """Nodes and edges in one order, ascending by distance, nodes before the edges entered there: which are edges,
+        their places in the columns, their distances."""
+        distance = np.concatenate((self.node_distance_m, self.edge_distance_m))
+        order = np.argsort(distance, kind="stable")
+        return order >= len(self.node), np.concatenate((self.node, self.edge))[order], distance[order]
 
 
 def trace(

@@ -12,12 +12,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from models3d.readers import MAX_ELEMENTS, Buffer, Problems, nothing
+from models3d.readers import Buffer, Problems, nothing
 from models3d.readers.graph import FOOT, INCH, Graph, Link, Node, note_all, spelled_crs
 from models3d.readers.sections import LARGEST, MAX_ID, head_text, lines
 from twin.city import Asset, CityModel, Geometry, Progress
 
 Cell = float | int | str | None
+MAX_CELLS: Final = 5_000_000  # in all tables
 
 MILE: Final = 5280 * FOOT
 PSI_PA: Final = 6894.757293168
@@ -72,6 +73,7 @@ _OWN: Final = re.compile(r"^\s*(function\s+mgc\b|mgc\.\w+\s*=)", re.MULTILINE)
 _ASSIGNS: Final = re.compile(r"\s*(?:\w+)\.(\w+)\s*=\s*")
 _IGNORED: Final = re.compile(r"\s*(function\b.*|end(function)?|return)?\s*;?\s*(%.*)?$")
 _NAMES: Final = re.compile(r"\s*%\s*column_names\s*%(.*)")
+_SPECIAL: Final = re.compile(r"['\"%\[\]{};,]")
 _PART: Final = re.compile(
     r"\s*(?:'((?:[^']|'')*)'|\"([^\"]*)\"|(%.*)|([\[\]{};,])|([^\s,;'\"\[\]{}%]+)|(.))", re.DOTALL
 )
@@ -176,6 +178,10 @@ class _File:
                 names = comment = ""
                 if table.name in self.tables:
                     problems.line(line, table.name, "is assigned twice / 重复赋值")
+            if table is not None and not at and not _SPECIAL.search(text):  # a row of bare numbers, as most are
+                row += [self._number(line, table.name, word) for word in text.split()]
+                row = self._keep(table, line, row)
+                continue
             while is_open and at < len(text):
                 part = _PART.match(text, at)
                 if part is None:  # blanks
@@ -206,8 +212,8 @@ class _File:
         if row:
             table.rows.append((line, row))
             self.cells += len(row)
-            if self.cells > 10 * MAX_ELEMENTS:
-                self.problems.add(self.problems.name, "", f"has over {10 * MAX_ELEMENTS} values / 数据过多")
+            if self.cells > MAX_CELLS:
+                self.problems.add(self.problems.name, "", f"has over {MAX_CELLS} values / 数据过多")
                 self.problems.check()
         return []
 

@@ -17,6 +17,7 @@ from twin.city import Progress
 BLOCK: Final = 1 << 20  # bytes decoded at a time
 MAX_LINE: Final = 1 << 16  # characters
 MAX_ID: Final = 200
+HOPELESS: Final = 10_000  # problems after which a file is not read on
 LARGEST: Final = 1e15  # of any number in a file
 UNKNOWN: Final = math.nan
 
@@ -43,6 +44,9 @@ def lines(data: Buffer, problems: Problems, notes: Problems, progress: Progress)
         notes.add(notes.name, "", f"is not UTF-8, read as {encoding} / 不是 UTF-8，按 {encoding} 读取")
     number = 0
     for at, end in _blocks(data, begin):
+        if len(problems) > HOPELESS:
+            problems.line(number + 1, "", "and what follows was not read any more / 错误过多，其后未读")
+            return
         if end - at > BLOCK:
             problems.line(number + 1, "", f"is longer than {MAX_LINE} characters / 一行超过 {MAX_LINE} 个字符")
             return

@@ -23,7 +23,7 @@ MAX_DEPTH: Final = 64  # of nesting, in JSON and XML
 MAX_PROBLEMS: Final = 200  # told one by one; the rest is counted
 
 # In the order in which they are asked. A format whose module needs an extra says so when it reads.
-READERS: Final[tuple[str, ...]] = ()
+READERS: Final[tuple[str, ...]] = ("cityjson", "citygml")
 
 
 def nothing(what: str, share: float) -> None:
@@ -85,8 +85,11 @@ class Problems:
         else:
             self._more += 1
 
+    def listed(self) -> list[Problem]:
+        more = [Problem(self.name, "", f"and {self._more} more / 另有 {self._more} 处")] if self._more else []
+        return [*self._problems, *more]
+
     def check(self) -> None:
         """Raise `InvalidModel` if there are any."""
         if self._problems:
-            more = [Problem(self.name, "", f"and {self._more} more / 另有 {self._more} 处")] if self._more else []
-            raise InvalidModel([*self._problems, *more], self.name)
+            raise InvalidModel(self.listed(), self.name)

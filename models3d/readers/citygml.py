@@ -171,7 +171,7 @@ class _Reading:
             self.doubts.add(self.name if element is None else f"{self.name}, line {element.sourceline}", "", text)
 
     def model(self, data: Buffer) -> CityModel:
-        if data.find(b"<!DOCTYPE") >= 0 or data.find(b"<!ENTITY") >= 0:
+        if data.find(b"<!DOCTYPE", 0) >= 0 or data.find(b"<!ENTITY", 0) >= 0:
             raise self.refused("", "a DOCTYPE or entities are not read / 不接受含 DOCTYPE 或实体的文件")
         for match in _LINKS.finditer(data):
             link = match[1].decode("utf-8", "replace")
@@ -741,7 +741,8 @@ class _Reading:
                 faces.append(face)
         if faces:
             numbers = [values.get(face.key) for face in faces]
-            shapes.append(self.told("MultiSurface", [f.rings for f in faces], numbers, spelled, found, at))
+            kind = "CompositeSurface" if at is not None and _is(at, "tin") else "MultiSurface"
+            shapes.append(self.told(kind, [f.rings for f in faces], numbers, spelled, found, at))
         return shapes
 
     def told(self, kind: str, nested: Any, numbers: Any, lod: str, found: _Found, place: Any) -> Geometry:

@@ -472,7 +472,9 @@ class _Reading:
         for id_, parents in self.parents.items():
             asset = self.assets[self.where[id_]]
             first = next((p for p in parents if self.assets[self.where[p]].type != "group"), parents[0])
-            object.__setattr__(asset, "parent", first)  # made here, and not yet handed out
+            object.__setattr__(
+                asset, "parent", self.assets[self.where[first]].local
+            )  # made here, and not yet handed out
             if parents != [first] or id_ in adopted:
                 self.rest(id_)["parents"] = [] if id_ in adopted else parents
 
@@ -561,6 +563,8 @@ def _renumber(boundaries: Any, kind: str, count: int) -> tuple[Indices, bool]:
         rings = list(chain.from_iterable(rings))
     if set(map(type, rings)) != {list}:
         raise _Wrong(wrong)
+    if not set(map(type, chain.from_iterable(rings))) <= {int}:
+        raise _Wrong(wrong)
     is_closed = False
     if kind != "MultiPoint":
         least = 2 if kind == "MultiLineString" else 3
@@ -572,8 +576,6 @@ def _renumber(boundaries: Any, kind: str, count: int) -> tuple[Indices, bool]:
         if min(map(len, rings)) < least:
             raise _Wrong(f"a ring or line of less than {least} points / 环或线少于 {least} 个点")
     flat = list(chain.from_iterable(rings))
-    if set(map(type, flat)) != {int}:
-        raise _Wrong(wrong)
     if min(flat) < 0 or max(flat) >= count:
         bad = next(index for index in flat if not 0 <= index < count)
         raise _Wrong(f"there is no vertex {bad}, there are {count} / 没有顶点 {bad}, 共 {count} 个")

@@ -32,6 +32,7 @@ ALSO: Final = {
     "RasterRelief": "TINRelief", "ReliefFeature": "CityObjectGroup",
 }  # fmt: skip
 
+DERIVED: Final = ("floors", "height_m", "year")
 _FLOORS: Final = ("storeysAboveGround", "b3_bouwlagen", "aantal_bouwlagen", "numberOfFloors", "building:levels", "层数")
 _HEIGHT: Final = ("measuredHeight", "height", "building:height", "建筑高度")
 _YEAR: Final = (

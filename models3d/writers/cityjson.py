@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from models3d.crs import UnknownCrs, parse
 from models3d.readers.cityjson import OURS, REST, plain
-from models3d.readers.citywords import TYPES, derived, level
+from models3d.readers.citywords import DERIVED, TYPES, derived, level
 from twin.city import DEPTHS, Asset, CityModel, Geometry
 from twin.model import Floats, Ints
 
@@ -44,25 +45,89 @@ _ALLOWED: Final = {
 
 def write(model: CityModel) -> bytes:
     """The model as one CityJSON document; the same bytes each time."""
-    root = _root(model)
-    ids = _ids(model.assets)
-    transform = _transform(model)
-    root["transform"] = {key: value.tolist() for key, value in transform.items()}
-    children: dict[str, list[str]] = {}
-    for asset, id_ in zip(model.assets, ids.values(), strict=True):
-        for parent in _parents(asset, ids):
-            children.setdefault(parent, []).append(id_)
-    shapes = [shape for asset in model.assets for shape in asset.geometry]
-    vertices, places = _vertices(shapes, transform["scale"], transform["translate"])
-    objects = {}
-    at = 0
-    for asset, id_ in zip(model.assets, ids.values(), strict=True):
-        numbers = places[at : at + len(asset.geometry)]
-        at += len(asset.geometry)
-        objects[id_] = _object(asset, id_, _parents(asset, ids), children.get(id_, []), numbers)
-    root["CityObjects"] = objects
-    root["vertices"] = vertices
-    return orjson.dumps(root, option=orjson.OPT_SERIALIZE_NUMPY)
+    writing = _Writing(model)
+    objects, vertices = writing.objects(model.assets)
+    return _dumped(writing.root | {"CityObjects": objects, "vertices": vertices})
+
+
+def write_sequence(model: CityModel) -> Iterator[bytes]:
+    """The model as the lines of a sequence: a header, then a feature for each object with what is below it."""
+    writing = _Writing(model)
+    yield _dumped(writing.root | {"CityObjects": {}, "vertices": []}) + b"\n"
+    families: dict[str, list[Asset]] = {}
+    for asset in model.assets:
+        families.setdefault(writing.head(asset), []).append(asset)
+    for head, family in families.items():
+        objects, vertices = writing.objects(family)
+        feature = {"type": "CityJSONFeature", "id": head, "CityObjects": objects, "vertices": vertices}
+        yield _dumped(feature) + b"\n"
+
+
+def _dumped(told: dict[str, Any]) -> bytes:
+    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+class _Writing:
+    def __init__(self, model: CityModel) -> None:
+        self.is_own = model.format == "cityjson"
+        self.ids = _ids(model.assets)
+        self.transform = _transform(model)
+        self.root = _root(model) | {"transform": {key: value.tolist() for key, value in self.transform.items()}}
+        self.parents = {self.id(asset): _parents(asset, self.ids) for asset in model.assets}
+        self.children: dict[str, list[str]] = {}
+        for id_, parents in self.parents.items():
+            for parent in parents:
+                self.children.setdefault(parent, []).append(id_)
+
+    def id(self, asset: Asset) -> str:
+        return self.ids[asset.group, asset.local]
+
+    def head(self, asset: Asset) -> str:
+        """The first of an object's ancestors."""
+        id_ = self.id(asset)
+        seen = {id_}
+        while self.parents.get(id_) and self.parents[id_][0] not in seen:
+            id_ = self.parents[id_][0]
+            seen.add(id_)
+        return id_
+
+    def objects(self, assets: list[Asset]) -> tuple[dict[str, Any], Ints]:
+        """Objects of CityJSON by id, and the vertices that they share."""
+        shapes = [shape for asset in assets for shape in asset.geometry]
+        vertices, places = _vertices(shapes, self.transform["scale"], self.transform["translate"])
+        found = {}
+        at = 0
+        for asset in assets:
+            numbers = places[at : at + len(asset.geometry)]
+            at += len(asset.geometry)
+            found[self.id(asset)] = self.object(asset, numbers)
+        return found, vertices
+
+    def object(self, asset: Asset, numbers: list[list[int]]) -> dict[str, Any]:
+        id_ = self.id(asset)
+        parents = self.parents[id_]
+        attributes = dict(asset.attributes)
+        rest = attributes.pop(REST, {})
+        if not isinstance(rest, dict):
+            rest = {}
+        guessed = derived({key: value for key, value in attributes.items() if key not in DERIVED})
+        for key, value in guessed.items():
+            if attributes.get(key) == value:
+                del attributes[key]
+        element = _element(asset, parents, self.is_own)
+        geometry = [_geometry(shape, table) for shape, table in zip(asset.geometry, numbers, strict=True)]
+        ours = _ours(asset, id_, element, attributes)
+        told: dict[str, Any] = {"type": element}
+        if attributes or ours:
+            told["attributes"] = attributes | ({OURS: ours} if ours else {})
+        if parents:
+            told["parents"] = parents
+        below = rest.get("children", self.children.get(id_, []))
+        if below or element == "CityObjectGroup":
+            told["children"] = below
+        if geometry:
+            told["geometry"] = geometry
+        return told | {key: value for key, value in rest.items() if key not in ("parents", "children")}
 
 
 def _root(model: CityModel) -> dict[str, Any]:
@@ -163,37 +228,12 @@ def _vertices(shapes: list[Geometry], scale: Floats, translate: Floats) -> tuple
     return in_order[first], [all_of[end - size : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
 
 
-def _object(
-    asset: Asset, id_: str, parents: list[str], children: list[str], numbers: list[list[int]]
-) -> dict[str, Any]:
-    attributes = dict(asset.attributes)
-    rest = attributes.pop(REST, {})
-    if not isinstance(rest, dict):
-        rest = {}
-    guessed = derived({key: value for key, value in attributes.items() if key not in ("floors", "height_m", "year")})
-    for key, value in guessed.items():
-        if attributes.get(key) == value:
-            del attributes[key]
-    element = _element(asset, parents)
-    geometry = [_geometry(shape, table) for shape, table in zip(asset.geometry, numbers, strict=True)]
-    ours = _ours(asset, id_, element, attributes)
-    told: dict[str, Any] = {"type": element}
-    if attributes or ours:
-        told["attributes"] = attributes | ({OURS: ours} if ours else {})
-    if parents:
-        told["parents"] = parents
-    below = rest.get("children", children)
-    if below:
-        told["children"] = below
-    if geometry:
-        told["geometry"] = geometry
-    return told | {key: value for key, value in rest.items() if key not in ("parents", "children")}
-
-
-def _element(asset: Asset, parents: list[str]) -> str:
-    """The word of CityJSON for an asset."""
+def _element(asset: Asset, parents: list[str], is_own: bool) -> str:
+    """The word of CityJSON for an asset; `is_own`: it came from CityJSON."""
     kinds = {shape.kind for shape in asset.geometry}
-    if TYPES.get(asset.element) == asset.type or (asset.element.startswith("+") and asset.type == "other"):
+    if is_own and asset.element and asset.group == "object" and TYPES.get(asset.element, "other") == asset.type:
+        return asset.element
+    if TYPES.get(asset.element) == asset.type and kinds <= _ALLOWED.get(asset.element, kinds):
         return asset.element
     word = _BY_TYPE.get(asset.type) or (_PARTS.get(asset.type) if parents else None)
     return word if word and kinds <= _ALLOWED.get(word, kinds) else "GenericCityObject"

@@ -32,7 +32,7 @@ def _object(number: int, first: int) -> dict[str, Any]:
             "owner": f"O{number % 97}",
             "区": "江南",
             "roofType": "gable",
-        },  # fmt: skip
+        },
         "geometry": [{"type": "Solid", "lod": "2.2", "boundaries": [shell], "semantics": semantics}],
     }
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -505,8 +506,8 @@ class _Reading:
         table: dict[Point, int] = {}
 
         def numbered(part: Any) -> Any:
-            if isinstance(part, tuple):
-                return table.setdefault(part, len(table))
+            if isinstance(part[0], tuple):
+                return [table.setdefault(point, len(table)) for point in part]
             return [numbered(one) for one in part]
 
         boundaries = numbered(parts)
@@ -539,14 +540,14 @@ class _Reading:
             if id_ in self.links:
                 self.here.setdefault(id_, one)
         self.parsed, self.followed = {}, []
-        before = len(self.assets), set(self.known) if self.links and is_last_try else None
+        before = len(self.assets)
         known: list[str] = []
         try:
             for child in element:
                 if isinstance(child.tag, str):
                     self.top(child, known)
         except _Missing as error:
-            del self.assets[before[0] :]
+            del self.assets[before:]
             self.known.difference_update(known)
             at, link = error.args
             if is_last_try:
@@ -620,9 +621,9 @@ class _Reading:
             if not isinstance(part.tag, str):
                 continue
             name = _local(part)
-            child = next((one for one in part if isinstance(one.tag, str)), None)
+            child = _child(part)
             inner = _local(child) if child is not None else ""
-            lod = _LOD.fullmatch(name)
+            lod = _lod(name)
             if lod and (child is not None or part.get(_HREF)):
                 found.geometry.append((lod[1], lod[2], part))
             elif child is not None and name in ("tin", "reliefPoints", "ridgeOrValleyLines"):
@@ -660,8 +661,8 @@ class _Reading:
             if not isinstance(part.tag, str):
                 continue
             name = _local(part)
-            lod = _LOD.fullmatch(name)
-            child = next((one for one in part if isinstance(one.tag, str)), None)
+            lod = _lod(name)
+            child = _child(part)
             if lod and (child is not None or part.get(_HREF)):
                 if lod[2] in ("MultiSurface", "Surface", "Geometry"):
                     try:
@@ -705,7 +706,7 @@ class _Reading:
             if one != lod:
                 continue
             at = part
-            child = next((c for c in part if isinstance(c.tag, str)), None)
+            child = _child(part)
             if kind in ("TerrainIntersection", "TerrainIntersectionCurve"):
                 self.note("terrain intersections are not read / 未读取地形交线", part)
             elif kind == "ImplicitRepresentation":
@@ -803,7 +804,7 @@ class _Reading:
                 # A prototype's own dimension is 3, and it has no coordinate system.
                 faces = self.property(part, 3)
             elif name == "referencePoint":
-                point = next((one for one in part if isinstance(one.tag, str)), None)
+                point = _child(part)
                 points = self.points(point, self.dimension) if point is not None else []
                 if len(points) != 1:
                     raise _Wrong(part, "a reference point is one point / 参考点应为一个点")
@@ -890,8 +891,25 @@ _GML: Final = ("http://www.opengis.net/gml", "http://www.opengis.net/gml/3.2")
 
 
 def _local(element: Any) -> str:
-    tag: str = element.tag
+    return _last(element.tag)
+
+
+@lru_cache(maxsize=4096)
+def _last(tag: str) -> str:
+    """An element's name without its namespace."""
     return tag[tag.rfind("}") + 1 :]
+
+
+def _child(element: Any) -> Any:
+    """The first element in one, None if there is none."""
+    if not len(element):
+        return None
+    first = element[0]
+    return first if isinstance(first.tag, str) else next((one for one in element if isinstance(one.tag, str)), None)
+
+
+def _lod(name: str) -> re.Match[str] | None:
+    return _LOD.fullmatch(name) if name.startswith("lod") else None
 
 
 def _is(element: Any, local: str) -> bool:

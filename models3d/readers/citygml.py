@@ -194,7 +194,7 @@ class _Reading:
                     self.progress("objects", source.position / len(data))
         except etree.XMLSyntaxError as error:
             if source.is_over:
-                text = f"one object is larger than {MAX_MEMBER_BYTES >> 20} MiB / 单个对象过大"
+                text = f"one object has more than {MAX_MEMBER_BYTES >> 20} MiB or {MAX_MEMBER_TAGS} tags / 单个对象过大"
                 raise self.refused("", text) from None
             line, column = error.position
             place = f"{self.name}, line {line}, column {column}"

@@ -38,7 +38,7 @@ PURE = (
     "alerts.judge",
 )  # fmt: skip
 EFFECTS = {"socket", "threading", "time", "asyncio", "subprocess", "selectors", "multiprocessing", "os", "random"}
-READS_PACKAGE_DATA = {"twin.units"}
+READS_PACKAGE_DATA = {"twin.units", "models3d.readers.words"}
 
 
 def modules() -> dict[str, Path]:

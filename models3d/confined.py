@@ -1,12 +1,13 @@
-"""Reading in a process of its own, with bounds on memory and time: for readers whose library a hostile file can crash.
+"""Reading in a process of its own, with bounds on memory and time: for readers whose library a hostile file crashes.
 
 ifcopenshell 0.9 ends the whole process (SIGSEGV) on geometry that refers to itself: measured with cyclic placements and
-boolean results. So such a reader's `read_here` runs in a child, which gets the file's bytes through a pipe and gives back
-the model, or the mistakes. A child that dies, or takes too much, is a file that is refused.
+boolean results. So such a reader's `read_here` runs in a child, which gets the file's bytes through a pipe and gives
+back the model, or the mistakes. A child that dies, or takes too much, is a file that is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pickle
@@ -43,14 +44,12 @@ def read(module: str, data: Buffer, name: str, crs: str, progress: Progress) -> 
     try:
         assert child.stdin is not None
         assert child.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died; why is told below
             child.stdin.write(len(asked).to_bytes(8, "big") + asked)
             with memoryview(data) as view:
                 for start in range(0, len(data), CHUNK):
                     child.stdin.write(view[start : start + CHUNK])
             child.stdin.close()
-        except BrokenPipeError:
-            pass  # it died; why is told below
         while (told := _receive(child.stdout)) is not None:
             what, value = told
             if what == "progress":
@@ -60,22 +59,20 @@ def read(module: str, data: Buffer, name: str, crs: str, progress: Progress) -> 
             else:
                 model: CityModel = value
                 return model
+        child.wait()
     finally:
         late.cancel()
         child.kill()
         code = child.wait()
         for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close() if pipe is child.stdout else _closed(pipe)
-    text = f"stops its reader ({_why(code)}): it is damaged, refers to itself, or is too complex / 文件损坏、循环引用或过于复杂"
+            _close(pipe)
+    text = f"stops its reader ({_why(code)}): it is damaged or too complex / 文件损坏或过于复杂"
     raise InvalidModel([Problem(name, "", text)], name)
 
 
-def _closed(pipe: Any) -> None:
-    try:
+def _close(pipe: Any) -> None:
+    with contextlib.suppress(BrokenPipeError):
         pipe.close()
-    except BrokenPipeError:
-        pass
 
 
 def _why(code: int) -> str:

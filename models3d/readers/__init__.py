@@ -24,7 +24,7 @@ MAX_DEPTH: Final = 64  # of nesting, in JSON and XML
 MAX_PROBLEMS: Final = 200  # told one by one; the rest is counted
 
 # In the order in which they are asked. A format whose module needs an extra says so when it reads.
-READERS: Final[tuple[str, ...]] = ("geojson", "survey", "osm")
+READERS: Final[tuple[str, ...]] = ("geojson", "survey", "osm", "ifc")
 
 
 def nothing(what: str, share: float) -> None:

@@ -1,7 +1,7 @@
 """OpenStreetMap extracts (`.osm.pbf`), by `osmium` (extra `osm`): buildings and their parts, bridges, roads, pipelines,
 manholes, and the valves, hydrants, pumps and tanks beside them. Tags stay as they are, under `attributes`.
 
-Buildings are closed ways and multipolygon relations (nodes with `building=*` are entrances, or have no outline: they are
+Buildings are closed ways and multipolygon relations (nodes with `building=*` are entrances, or have no outline, and are
 left out); `manhole=*` counts on nodes. A way that carries `bridge=*` is a bridge, whatever runs over it. Heights of
 the ground are not in the source: z is NaN. Pipelines are joined where they share an end node of the map.
 

@@ -44,6 +44,11 @@ MAX_RECODED: Final = 256 << 20  # bytes of a file not in UTF-8
 ID_KEYS: Final = ("id", "@id", "fid", "gid", "objectid", "osm_id", "globalid", "uuid", "guid", "asset_id")
 # … and those that serve only where every feature has one of its own.
 NAME_KEYS: Final = ("code", "编码", "name", "名称", "label", "Name")
+SIZE_KEYS: Final = {
+    **dict.fromkeys(("height", "height_m", "building:height", "高度", "建筑高度", "高度(m)"), "height_m"),
+    **dict.fromkeys(("building:levels", "levels", "floors", "storeys", "层数", "楼层数"), "floors"),
+}
+SIZES: Final = frozenset(SIZE_KEYS)
 CLOSED: Final = frozenset(("closed", "close", "关", "关闭", "关断"))
 LINK_TYPES: Final = frozenset(("pipe", "pump", "valve", "weir", "orifice", "outlet", "regulator", "compressor"))
 
@@ -371,7 +376,8 @@ class _Reading:
     def _classify(self, feature: _Feature, from_name: Mapping[str, tuple[str, str]]) -> None:
         properties = feature.properties
         columns = self._columns("line" if feature.sort == "line" else "point", properties)
-        hinted, hinted_system = words.hint(properties)
+        named, named_system = from_name[feature.file]
+        hinted, hinted_system = words.hint(frozenset(properties))
         said = properties.get(columns.get("system", ""))
         if isinstance(said, str):
             feature.system = words.system_of(said)
@@ -379,11 +385,10 @@ class _Reading:
             feature.type = hinted
         if feature.sort == "line":
             has_ends = bool(feature.start and feature.end)
-            if (has_ends and feature.type not in LINK_TYPES) or (
-                not feature.type and ("section" in columns or feature.system)
-            ):
+            if has_ends and feature.type not in LINK_TYPES:
+                feature.type = named if named in LINK_TYPES else "pipe"
+            elif not feature.type and ("section" in columns or feature.system):
                 feature.type = "pipe"
-        named, named_system = from_name[feature.file]
         is_fit = (named in pipes.NODE_TYPES) == (feature.sort == "point") or named == "building"
         if not feature.type and is_fit:
             feature.type = named
@@ -429,16 +434,15 @@ class _Reading:
         year = words.year_of(properties.get(columns.get("year", "")))
         if year is not None:
             converted["year"] = year
-        for name, keys in (
-            ("height_m", ("height", "height_m", "building:height", "高度", "建筑高度", "高度(m)")),
-            ("floors", ("building:levels", "levels", "floors", "storeys", "层数", "楼层数")),
-        ):
-            for key in keys:
-                text = properties.get(key)
-                value = words.number(text.removesuffix("m").strip() if isinstance(text, str) else text)
+        if not SIZES.isdisjoint(properties):
+            for key, text in properties.items():
+                name = SIZE_KEYS.get(key, "")
+                value = (
+                    words.number(text.removesuffix("m").strip() if isinstance(text, str) else text) if name else None
+                )
                 if value is not None and 0 < value < 5000:
-                    converted[name] = int(value) if name == "floors" and value == int(value) else value
-                    break
+                    is_whole = name == "floors" and value == int(value)
+                    converted.setdefault(name, int(value) if is_whole else value)
 
     # All together
 

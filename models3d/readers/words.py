@@ -130,28 +130,45 @@ def type_of(word: str) -> str:
     return ""
 
 
+@lru_cache(maxsize=4096)
+def _telling(keys: frozenset[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Of a feature's keys those that tell its type, in order: by their value, and by being there."""
+    table = _table()["type_keys"]
+    low = {key.lower(): key for key in sorted(keys)}
+    by_value = [low[key.lower()] for key in table["keys"] if key.lower() in low]
+    return by_value, [(low[key], type_) for key, type_ in table["present"].items() if key in low]
+
+
 def type_in(properties: Mapping[str, Any]) -> tuple[str, str]:
     """The type that a feature's properties name, and the word that does: ("", "") if none."""
-    low = {key.lower(): value for key, value in properties.items()}
-    for key in _table()["type_keys"]["keys"]:
-        value = low.get(key.lower())
+    by_value, by_presence = _telling(frozenset(properties))
+    for key in by_value:
+        value = properties[key]
         if isinstance(value, str) and (type_ := type_of(value)):
             return type_, value
-    for key, type_ in _table()["type_keys"]["present"].items():
-        if low.get(key) not in (None, "", "no", False, 0):
+    for key, type_ in by_presence:
+        if properties[key] not in (None, "", "no", False, 0):
             return type_, key
     return "", ""
 
 
-def hint(properties: Mapping[str, Any]) -> tuple[str, str]:
+@lru_cache(maxsize=4096)
+def hint(keys: frozenset[str]) -> tuple[str, str]:
     """Type and system that the names of properties tell: ("", "") unless two of one list are there."""
-    keys = {plain(key) for key in properties}
+    plain_keys = {plain(key) for key in keys}
     best, found = 1, ("", "")
-    for entry in _table()["hint"]:
-        hits = len(keys & {plain(name) for name in entry["properties"]})
+    for names, type_, system in _hints():
+        hits = len(plain_keys & names)
         if hits > best:
-            best, found = hits, (entry["type"], entry.get("system", ""))
+            best, found = hits, (type_, system)
     return found
+
+
+@lru_cache(maxsize=1)
+def _hints() -> list[tuple[frozenset[str], str, str]]:
+    return [
+        (frozenset(map(plain, hint["properties"])), hint["type"], hint.get("system", "")) for hint in _table()["hint"]
+    ]
 
 
 def number(value: object) -> float | None:

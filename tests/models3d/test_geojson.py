@@ -140,6 +140,50 @@ def test_lines_without_names_of_ends_are_joined_where_the_ends_coincide() -> Non
     assert network.length[0] == pytest.approx(86.4, abs=0.5)  # 0.001° at 39° N
 
 
+def test_what_no_word_tells_is_told_by_the_names_of_properties_or_by_the_files() -> None:
+    def line(id_: str, start: str, end: str, **properties: Any) -> dict[str, Any]:
+        return feature(
+            shape("LineString", [[1, 2], [1.001, 2]]), id=id_, start_node_name=start, end_node_name=end, **properties
+        )
+
+    found = geojson.read_tables(
+        [
+            (
+                "x_tanks.geojson",
+                collection(
+                    feature(shape("Point", [1, 2]), name="T", elevation=5.0, init_level=1, min_level=0, max_level=4)
+                ),
+            ),
+            (
+                "x_reservoirs.geojson",
+                collection(feature(shape("Point", [1.001, 2]), name="R", base_head=50.0, head_pattern_name=None)),
+            ),
+            (
+                "x_pumps.geojson",
+                collection(line("P", "R", "T", pump_type="POWER", base_speed=1.0, initial_status="Open")),
+            ),
+            (
+                "x_valves.geojson",
+                collection(
+                    line("V", "R", "T", valve_type="PRV", initial_setting=30.0, minor_loss=0.0, initial_status="Closed")
+                ),
+            ),
+        ]
+    )
+    (network,) = found.networks
+    assert (network.system, list(network.edge_type), network.is_open.tolist()) == (
+        "water",
+        ["pump", "valve"],
+        [True, False],
+    )
+    assert dict(zip(network.node, network.node_type, strict=True)) == {"T": "tank", "R": "reservoir"}
+    assert network.direction.tolist() == [1, 0]
+    assert (
+        read(collection(feature(shape("Polygon", [SQUARE]), height=9)), "Beijing_buildings.geojson").assets[0].type
+        == "building"
+    )
+
+
 def test_a_file_may_be_a_sequence_or_a_single_feature_in_utf_8_or_gb18030() -> None:
     one = json.dumps(feature(shape("Point", [1, 2]), "a", name="阀门井"), ensure_ascii=False)
     two = json.dumps(feature(shape("Point", [3, 4]), "b", name="井"), ensure_ascii=False)

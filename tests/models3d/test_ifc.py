@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -300,23 +301,36 @@ def test_parts_in_a_circle_and_ids_used_twice_are_refused() -> None:
         ifc.read_here(made.text(), "twice.ifc")
 
 
-def test_what_crashes_the_library_ends_a_process_of_its_own_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chain of placements too long for the library's stack, which no check on circles can see."""
-    made = Model()
-    wall = made.placed("IfcBuildingElementProxy", "deep", (0, 0, 0), (1, 1, 1))
-    placement = None
-    for _ in range(100_000):
-        placement = made.file.create_entity("IfcLocalPlacement", placement, wall.ObjectPlacement.RelativePlacement)
-    wall.ObjectPlacement = placement
-    data = made.text()
+CRASHING = """
+import os, signal, time
+def read_here(data, name, crs, progress):
+    progress("started", 0.5)
+    if data == b"crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if data == b"hang":
+        while True: pass
+    if data == b"grow":
+        found = []
+        while True: found.append(bytes(1 << 24))
+    raise KeyError(data)
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "text"), [(b"crash", "SIGSEGV"), (b"hang", "SIG"), (b"grow", "memory"), (b"x", "exit 1")]
+)
+def test_what_crashes_hangs_or_grows_ends_a_process_of_its_own_only(
+    data: bytes, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "crashing_reader.py").write_text(CRASHING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(confined, "SECONDS", 8)
+    told = []
     start = time.monotonic()
-    with contextlib.suppress(InvalidModel):
-        read(data, "deep.ifc")
-    assert time.monotonic() - start < 100
-    monkeypatch.setattr(confined, "MEMORY", 300 << 20)
-    monkeypatch.setattr(confined, "TIMES", 0)
-    with pytest.raises(InvalidModel):
-        read(WHOLE, "small.ifc")
+    with pytest.raises(InvalidModel, match=text):
+        confined.read("crashing_reader", data, "x.ifc", "", lambda what, share: told.append(what))
+    assert told == ["started"]
+    assert time.monotonic() - start < 40
 
 
 def test_mutated_files_give_a_model_or_are_refused() -> None:

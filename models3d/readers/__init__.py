@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from mmap import mmap
+from types import ModuleType
 from typing import Final, Protocol, cast
 
 from twin.city import CityModel, InvalidModel, Progress
@@ -23,11 +24,22 @@ MAX_DEPTH: Final = 64  # of nesting, in JSON and XML
 MAX_PROBLEMS: Final = 200  # told one by one; the rest is counted
 
 # In the order in which they are asked. A format whose module needs an extra says so when it reads.
-READERS: Final[tuple[str, ...]] = ("swmm", "epanet", "matgas", "pandapipes", "cityjson", "citygml")
+READERS: Final[tuple[str, ...]] = (
+    "swmm", "epanet", "matgas", "pandapipes", "cityjson", "citygml", "osm", "ifc", "geojson", "survey",
+)  # fmt: skip
 
 
 def nothing(what: str, share: float) -> None:
     """A `Progress` that tells nobody."""
+
+
+def extra(module: str, name: str, file: str) -> ModuleType:
+    """The module of an optional library, from the extra `name`. Raises `InvalidModel` saying how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        text = f'needs the extra: pip install "cimtwin[{name}]" / 读取此格式需安装：pip install "cimtwin[{name}]"'
+        raise InvalidModel([Problem(file, "", text)], file) from None
 
 
 class Reader(Protocol):
@@ -84,6 +96,11 @@ class Problems:
             self._problems.append(Problem(place, field, text))
         else:
             self._more += 1
+
+    def told(self) -> list[Problem]:
+        """They, and, if there are more, how many more."""
+        more = [Problem(self.name, "", f"and {self._more} more / 另有 {self._more} 处")] if self._more else []
+        return [*self._problems, *more]
 
     def check(self) -> None:
         """Raise `InvalidModel` if there are any."""

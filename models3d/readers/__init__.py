@@ -98,7 +98,7 @@ class Problems:
             self._more += 1
 
     def told(self) -> list[Problem]:
-        """They, and, if there are more, how many more."""
+        """What was found, and how much more; a reader's notes are kept in such a list too."""
         more = [Problem(self.name, "", f"and {self._more} more / 另有 {self._more} 处")] if self._more else []
         return [*self._problems, *more]
 
@@ -106,8 +106,3 @@ class Problems:
         """Raise `InvalidModel` if there are any."""
         if self._problems:
             raise InvalidModel(self.told(), self.name)
-
-    def told(self) -> list[Problem]:
-        """What was found, and how much more; a reader's notes are kept in such a list too."""
-        more = [Problem(self.name, "", f"and {self._more} more / 另有 {self._more} 处")] if self._more else []
-        return [*self._problems, *more]

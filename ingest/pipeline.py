@@ -508,7 +508,7 @@ class Pipeline:
     def _absorb(self, first: int, last: int) -> None:
         """Readings that an import put into the database in batches `first` to `last`."""
         try:
-            imported = self._with_database(lambda: self.writer.batch_readings(first, last))
+            imported = self._with_database(lambda: self.writer.imported(first, last))
             standing = self._with_database(self.writer.standing)
         except Stopping:
             return

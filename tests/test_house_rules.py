@@ -28,11 +28,13 @@ HOMES = {
     "starlette": ("twin.api", "twin.app"),
     "uvicorn": ("twin.app",),
     "typer": ("twin.cli",),
+    "pyarrow": ("ingest.arrow", "twin.arrow"),
 }
 # Code that decides: values and `now` in, values out.
 PURE = (
     "twin.model", "twin.units", "twin.catalog", "twin.state", "twin.sensors", "ingest.codecs", "ingest.quality",
-    "ingest.judgement", "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.rules",
+    "ingest.arrow", "ingest.judgement",
+    "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.rules",
     "alerts.engine", "alerts.detectors", "alerts.lifecycle",
     "alerts.judge",
 )  # fmt: skip

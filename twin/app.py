@@ -214,10 +214,10 @@ class Service:
         judgement.state = upkeep.load_latest(size)
         newest = judgement.snapshots[-1]
         judgement.engine.restore(newest.engine)
-        tail = writer.batch_readings(newest.batch + 1, batch, imported=False)
+        tail = writer.batch_readings(newest.batch + 1, batch)
         judgement.state.apply(tail)
         judgement.recover(tail, writer)
-        judgement.state.apply(writer.batch_readings(newest.batch + 1, batch), is_heard=False)
+        judgement.state.apply(writer.imported(newest.batch + 1, batch), is_heard=False)
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)

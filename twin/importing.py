@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import psycopg
 
 from alerts.rules import RuleSet, parse_rules
 from ingest import quality
-from ingest.recorded import read_recorded
+from ingest.arrow import fast_lines, parquet_chunks
+from ingest.recorded import Mistakes, Recorded, csv_chunks
 from twin.catalog import Catalog
-from twin.model import InvalidReadings, InvalidRules, Problem, Readings, Refused
+from twin.model import HOUR, InvalidRules, Micros, Problem, Readings, Refused
 from twin.sensors import parse_sensors_csv
 from twin.settings import Settings
 from twin.state import SensorState
-from twin.store.backfill import import_readings, unknown_sensors
+from twin.store.backfill import Backfill, in_storing_order, unknown_sensors
 from twin.store.catalog import refresh, save_rules, upsert_sensors
 from twin.store.migrate import migrate
 from twin.units import Kind, load_kinds
 
+T = TypeVar("T")
+HEAD_BYTES: Final = 1 << 16  # enough to recognise a file by
+BLOCK_BYTES: Final = 16 << 20  # of a CSV file, read at once
 FileKind = Literal["sensors", "readings", "rules"]
 
 
@@ -72,10 +77,14 @@ def import_files(dsn: str, files: Sequence[Path], settings: Settings, tenant: st
     with psycopg.connect(dsn, autocommit=True, application_name="cimtwin import") as connection:
         for file in files:
             try:
-                data = file.read_bytes()
+                with file.open("rb") as opened:
+                    head = opened.read(HEAD_BYTES)
+                    # Sensor lists and rules are read whole; recorded readings may be larger than the memory.
+                    what = recognise(head[: head.rfind(b"\n") + 1] if len(head) == HEAD_BYTES else head, str(file))
+                    opened.seek(0)
+                    data = b"" if what == "readings" else opened.read()
             except OSError as error:
                 raise Refused([Problem(str(file), "", str(error.strerror))], str(file)) from None
-            what = recognise(data, str(file))
             if what == "sensors":
                 yield _import_sensors(connection, file, data, kinds, tenant or settings.default_tenant)
             elif what == "rules":
@@ -84,7 +93,7 @@ def import_files(dsn: str, files: Sequence[Path], settings: Settings, tenant: st
                     version = save_rules(connection, rules.text, "import")
                 yield f"{file}: {len(rules)} rules, version {version} / {len(rules)} 条规则,版本 {version}"
             else:
-                yield _import_readings(connection, file, data, kinds, now())
+                yield _import_readings(connection, file, kinds, now())
 
 
 def _import_sensors(
@@ -98,28 +107,60 @@ def _import_sensors(
     return f"{file}: {created} sensors created, {updated} updated / 新增 {created} 个测点,更新 {updated} 个"
 
 
-def _import_readings(connection: psycopg.Connection, file: Path, data: bytes, kinds: dict[str, Kind], at: int) -> str:
+def _import_readings(connection: psycopg.Connection, file: Path, kinds: dict[str, Kind], at: Micros) -> str:
+    """Chunk by chunk in one transaction, the next chunk being read while one is stored. After a first mistake nothing
+    is stored any more, and the rest is read for its mistakes."""
     catalog = Catalog(kinds)
     with connection.transaction():
         refresh(connection, catalog)
-    recorded = read_recorded(data, str(file), latest=at + 3_600_000_000)
-    ids = [f"{device}/{prop}" for device, prop in recorded.sensors]
-    unknown = unknown_sensors(catalog, ids)
-    if unknown:
-        first_line = {
-            n: int(recorded.line[np.argmax(recorded.sensor == n)]) for n, i in enumerate(ids) if i in set(unknown)
-        }
-        raise InvalidReadings(
-            [Problem(f"{file}, line {line}", "property", f"unknown sensor {ids[n]}") for n, line in first_line.items()],
-            str(file),
-        )
-    index = np.array([catalog.find(i) for i in ids], np.int32)
-    sensor = index[recorded.sensor] if len(ids) else np.empty(0, np.int32)
-    value = recorded.value * catalog.factor[sensor] + catalog.offset[sensor]
-    received_at = np.full(len(sensor), at, np.int64)
-    nothing_new = np.zeros(len(sensor), bool)
-    state = SensorState.of(len(catalog))
-    bits = quality.judge(sensor, recorded.observed_at, received_at, value, catalog, state, nothing_new)
-    readings = Readings(sensor, recorded.observed_at, received_at, value, bits)
-    stored, repeated = import_readings(connection, file.name, readings)
+    latest = at + HOUR
+    with file.open("rb") as opened:
+        is_parquet = opened.read(4) == b"PAR1"
+        opened.seek(0)
+        mistakes = Mistakes(str(file), "row" if is_parquet else "line")
+        if is_parquet:
+            chunks = parquet_chunks(opened, mistakes, latest)
+        else:
+            blocks = iter(lambda: opened.read(BLOCK_BYTES), b"")
+            chunks = csv_chunks(blocks, mistakes, latest, fast_lines())
+        with Backfill(connection, file.name) as backfill:
+            for readings, received in _one_ahead(_believable(chunks, catalog, at, mistakes)):
+                if not mistakes:
+                    backfill.add(readings, received)
+            mistakes.raise_if_any()
+            stored, repeated = backfill.finish()
     return f"{file}: {stored} readings stored, {repeated} already there / 存入 {stored} 条读数,{repeated} 条已有"
+
+
+def _believable(
+    chunks: Iterator[Recorded], catalog: Catalog, at: Micros, mistakes: Mistakes
+) -> Iterator[tuple[Readings, int]]:
+    """Chunks as they are stored, in canonical units and with their quality, and how many rows each had."""
+    told: set[str] = set()
+    for chunk in chunks:
+        if chunk.sensors:
+            ids = [f"{device}/{prop}" for device, prop in chunk.sensors]
+            unknown = set(unknown_sensors(catalog, ids)) - told
+            told |= unknown
+            for n, name in enumerate(ids):
+                if name in unknown:
+                    row = int(chunk.line[np.argmax(chunk.sensor == n)])
+                    mistakes.add(row, "property", f"unknown sensor {name}")
+        if mistakes or not chunk.sensors:
+            continue
+        sensor = np.array([catalog.find(i) for i in ids], np.int32)[chunk.sensor]
+        value = chunk.value * catalog.factor[sensor] + catalog.offset[sensor]
+        received_at = np.full(len(sensor), at, np.int64)
+        nothing_new = np.zeros(len(sensor), bool)
+        state = SensorState.of(len(catalog))
+        bits = quality.judge(sensor, chunk.observed_at, received_at, value, catalog, state, nothing_new)
+        yield in_storing_order(Readings(sensor, chunk.observed_at, received_at, value, bits)), len(sensor)
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same, the next one being made on another thread meanwhile. Bound: one."""
+    with ThreadPoolExecutor(1, "import") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

@@ -58,7 +58,11 @@ def translated() -> Iterator[None]:
 
 def pack_readings(readings: Readings, batch: int) -> bytes:
     """The rows of `readings` as COPY's binary format, sorted by sensor and time (the unique index then costs least)."""
-    r = readings.in_order()
+    return pack_in_order(readings.in_order(), batch)
+
+
+def pack_in_order(r: Readings, batch: int) -> bytes:
+    """The same for readings in an order already; those with a value first."""
     missing = np.isnan(r.value)
     if not missing.any():
         return _HEADER + _rows(r, batch, _READING).tobytes() + _TRAILER

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("twin", "ingest", "alerts", "models3d")
-SHELL = ("twin.api", "twin.app", "twin.cli", "twin.demo", "twin.importing", "twin.judging", "twin.republish",
-         "twin.replay_worker", "twin.replaying", "twin.replays",
+SHELL = ("twin.api", "twin.app", "twin.cli", "twin.demo", "twin.exporting", "twin.importing", "twin.judging",
+         "twin.republish", "twin.replay_worker", "twin.replaying", "twin.replays",
          "twin.__main__")  # fmt: skip
 MAY_IMPORT = {
     "twin": {"twin"},

@@ -14,7 +14,6 @@ import psycopg
 
 from alerts.rules import RuleSet, parse_rules
 from ingest import quality
-from ingest.arrow import fast_lines, parquet_chunks
 from ingest.recorded import Mistakes, Recorded, csv_chunks
 from twin.catalog import Catalog
 from twin.model import HOUR, InvalidRules, Micros, Problem, Readings, Refused
@@ -110,6 +109,8 @@ def _import_sensors(
 def _import_readings(connection: psycopg.Connection, file: Path, kinds: dict[str, Kind], at: Micros) -> str:
     """Chunk by chunk in one transaction, the next chunk being read while one is stored. After a first mistake nothing
     is stored any more, and the rest is read for its mistakes."""
+    from ingest.arrow import fast_lines, parquet_chunks
+
     catalog = Catalog(kinds)
     with connection.transaction():
         refresh(connection, catalog)

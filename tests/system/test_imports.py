@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ingest.recorded import read_recorded
 from tests.conftest import Cimtwin, until
 from twin import importing
 from twin.model import DAY, Readings
@@ -155,3 +158,38 @@ def test_an_import_and_the_service_that_store_the_same_readings_both_come_throug
     assert (stats["readings_stored"], stats["readings_duplicate"]) == (DEVICES, 2 * DEVICES)
     until(city.is_ready)
     assert city.get("/latest", sensor="d3/depth")["items"][0]["value"] == 3
+
+
+def test_what_was_stored_is_exported_and_reads_back_the_same(cimtwin: Callable[..., Cimtwin], tmp_path: Path) -> None:
+    city = cimtwin()
+    city.put_sensors(SENSORS)
+    city.put_rules(RULES)
+    readings = [{"ts": START // 1000 + n * 500, "values": {"depth": n if n % 5 else None}} for n in range(60)]
+    city.publish(*((f"cim/v1/default/d{d}/telemetry", readings) for d in range(3)))
+    city.drained(180)
+    files = [tmp_path / f"r{ending}" for ending in (".csv", ".jsonl", ".parquet")]
+    span = ("--from", "2026-01-01T00:00:10Z", "--to", "2026-01-01T00:00:20Z")
+    for file in files:
+        done = run(
+            city, "export", "readings", *span, "--sensor", "d1/depth", "--sensor", "d2/depth", "--out", str(file)
+        )
+        assert (done.returncode, done.stdout.strip()) == (0, f"cimtwin: {file}: 40 readings / 40 条读数"), done.stderr
+    found = [read_recorded(file.read_bytes()) for file in files if file.suffix != ".jsonl"]
+    assert all(part.sensors == [("d1", "depth"), ("d2", "depth")] for part in found)
+    np.testing.assert_array_equal(found[0].observed_at, found[1].observed_at)
+    np.testing.assert_array_equal(found[0].value, found[1].value)
+    lines = [json.loads(line) for line in files[1].read_text().splitlines()]
+    assert lines[2] == {
+        "device": "d1", "property": "depth", "observed_at": "2026-01-01T00:00:10.500Z", "value": 21.0, "quality": "good"
+    }  # fmt: skip
+    assert [line["value"] for line in lines] == [None if math.isnan(v) else v for v in found[0].value.tolist()]
+    alerts = [tmp_path / f"a{ending}" for ending in (".csv", ".jsonl", ".parquet")]
+    for file in alerts:
+        assert run(city, "export", "alerts", "--sensor", "d1/depth", "--out", str(file)).returncode == 0
+    (told,) = (json.loads(line) for line in alerts[1].read_text().splitlines())
+    (row,) = pq.read_table(alerts[2]).to_pylist()
+    assert (told["rule"], told["sensor"], told["peak_value"]) == (row["rule"], row["sensor"], row["peak_value"])
+    assert alerts[0].read_text().count("\n") == 2
+    wrong = run(city, "export", "readings", "--out", str(tmp_path / "r.xlsx"))
+    assert (wrong.returncode, "--out" in wrong.stderr) == (2, True)
+    assert not list(tmp_path.glob("*.part"))

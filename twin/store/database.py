@@ -114,3 +114,25 @@ def read_readings(connection: Connection, query: str, params: dict[str, object])
         cursor.copy(f"copy ({query}) to stdout (format binary)".encode(), params) as copy,
     ):
         return unpack_readings(b"".join(bytes(block) for block in copy))
+
+
+def stream_readings(
+    connection: Connection, query: str, params: dict[str, object], rows: int = 20_000
+) -> Iterator[Readings]:
+    """As `read_readings`, in parts of at least `rows` readings but for the last: nothing else is kept."""
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"copy ({query}) to stdout (format binary)".encode(), params) as copy,
+    ):
+        rest = bytearray()
+        skip = len(_HEADER)
+        for block in copy:
+            rest += block
+            whole = (len(rest) - skip) // _ROW.itemsize
+            if whole >= rows:
+                end = skip + whole * _ROW.itemsize
+                yield unpack_readings(_HEADER + bytes(rest[skip:end]) + _TRAILER)
+                del rest[:end]
+                skip = 0
+        if len(rest) - skip >= _ROW.itemsize:
+            yield unpack_readings(_HEADER + bytes(rest[skip:]))

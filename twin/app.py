@@ -400,7 +400,7 @@ class Service:
     def readiness(self) -> dict[str, bool]:
         pipeline = self.pipeline
         return {
-            "database": pipeline.is_connected,
+            "database": pipeline.is_answered,
             "broker": self.source.is_connected,
             "pipeline": pipeline.is_running,
         }

@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 TICK_S: Final = 1.0
 COMMAND_PATIENCE_S: Final = 3.0
+SLOW_S: Final = 5.0  # a database that has not answered for so long is not ready
 COMMANDS: Final = 1000  # operators' commands waiting at the most; one more is refused
 FIRST_MESSAGES: Final = 500  # in a first batch, when nobody knows yet how many readings a message has
 BATCH_READINGS: Final = 25_000  # more in one commit gain nothing and make all wait longer
@@ -186,6 +187,7 @@ class Pipeline:
         self.failures = 0
         self.stalls = 0
         self.is_connected = False
+        self._asked: dict[int, float] = {}  # by thread, since when it has waited for the database
         # The newest snapshot not yet written, for the upkeep thread; an older one that it did not get to is superseded.
         self.checkpoints: deque[Checkpoint] = deque(maxlen=1)
         self.standing = threading.Lock()  # held while `seq` and the judgement's alerts move on together
@@ -409,8 +411,25 @@ class Pipeline:
         self.epoch = standing.epoch
         self.is_connected = True
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the database answers us: connected, and nothing that we asked of it has waited for long. One that
+        hangs keeps its connections."""
+        oldest = min(list(self._asked.values()), default=None)
+        return self.is_connected and (oldest is None or time.monotonic() - oldest < SLOW_S)
+
     def _with_database(self, work: Callable[[], T]) -> T:
         """`work`, again and again while the database is away. `Stopping` if the service stops meanwhile."""
+        me = threading.get_ident()
+        if me in self._asked:  # within such work
+            return self._persistently(work)
+        self._asked[me] = time.monotonic()
+        try:
+            return self._persistently(work)
+        finally:
+            del self._asked[me]
+
+    def _persistently(self, work: Callable[[], T]) -> T:
         pause = 0.1
         while True:
             try:
@@ -508,7 +527,7 @@ class Pipeline:
     def _absorb(self, first: int, last: int) -> None:
         """Readings that an import put into the database in batches `first` to `last`."""
         try:
-            imported = self._with_database(lambda: self.writer.batch_readings(first, last))
+            imported = self._with_database(lambda: self.writer.imported(first, last))
             standing = self._with_database(self.writer.standing)
         except Stopping:
             return

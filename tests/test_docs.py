@@ -261,6 +261,10 @@ def test_every_command_and_option_shown_exists() -> None:
     for place, words in lines:
         command = group.commands.get(words[0])
         assert command is not None, f"{place}: cimtwin {words[0]}"
+        if hasattr(command, "commands"):
+            words = words[1:]
+            command = command.commands.get(words[0])
+            assert command is not None, f"{place}: cimtwin … {words[0]}"
         known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
         for word in words[1:]:
             if word.startswith("-"):

@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("twin", "ingest", "alerts", "models3d")
-SHELL = ("twin.api", "twin.apart", "twin.app", "twin.cli", "twin.demo", "twin.importing", "twin.judging",
-         "twin.model_imports", "twin.republish", "twin.tilesets", "twin.replay_worker", "twin.replaying",
-         "twin.replays", "twin.__main__")  # fmt: skip
+SHELL = ("twin.api", "twin.apart", "twin.app", "twin.cli", "twin.demo", "twin.exporting", "twin.importing",
+         "twin.judging", "twin.model_imports", "twin.republish", "twin.tilesets", "twin.replay_worker",
+         "twin.replaying", "twin.replays", "twin.__main__")  # fmt: skip
 MAY_IMPORT = {
     "twin": {"twin"},
     "alerts": {"alerts", "twin"},
@@ -28,12 +28,14 @@ HOMES = {
     "starlette": ("twin.api", "twin.app"),
     "uvicorn": ("twin.app",),
     "typer": ("twin.cli",),
+    "pyarrow": ("ingest.arrow", "twin.arrow"),
 }
 # Code that decides: values and `now` in, values out.
 PURE = (
     "models3d", "twin.city", "twin.network",
     "twin.model", "twin.units", "twin.catalog", "twin.state", "twin.sensors", "ingest.codecs", "ingest.quality",
-    "ingest.judgement", "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.rules",
+    "ingest.arrow", "ingest.judgement",
+    "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.rules",
     "alerts.engine", "alerts.detectors", "alerts.lifecycle",
     "alerts.judge",
 )  # fmt: skip

@@ -222,10 +222,10 @@ class Service:
         judgement.state = upkeep.load_latest(size)
         newest = judgement.snapshots[-1]
         judgement.engine.restore(newest.engine)
-        tail = writer.batch_readings(newest.batch + 1, batch, imported=False)
+        tail = writer.batch_readings(newest.batch + 1, batch)
         judgement.state.apply(tail)
         judgement.recover(tail, writer)
-        judgement.state.apply(writer.batch_readings(newest.batch + 1, batch), is_heard=False)
+        judgement.state.apply(writer.imported(newest.batch + 1, batch), is_heard=False)
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -410,7 +410,7 @@ class Service:
     def readiness(self) -> dict[str, bool]:
         pipeline = self.pipeline
         return {
-            "database": pipeline.is_connected,
+            "database": pipeline.is_answered,
             "broker": self.source.is_connected,
             "pipeline": pipeline.is_running,
         }

@@ -285,6 +285,54 @@ def replay(
             )
 
 
+exports = typer.Typer(help="导出读数、报警到文件 / readings, alerts to files", no_args_is_help=True)
+app.add_typer(exports, name="export")
+From = Annotated[str | None, typer.Option("--from", help="起始时刻(含) / from, included: 2023-12-18T00:00:00Z")]
+To = Annotated[str | None, typer.Option("--to", help="结束时刻(不含) / to, excluded")]
+OnlySensors = Annotated[list[str] | None, typer.Option("--sensor", help="只要这些测点 / only these (device/property)")]
+Out = Annotated[Path, typer.Option("--out", help="文件 / file: .csv, .jsonl, .parquet")]
+
+
+@exports.command("readings")
+def export_readings(
+    out: Out,
+    from_: From = None,
+    to: To = None,
+    sensor: OnlySensors = None,
+    config: Config = None,
+    data_dir: DataDirOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """导出读数,数值为指标的单位 / readings by time, values in the kind's unit."""
+    with plain_errors():
+        from twin.embedded import database_url_for_command
+        from twin.exporting import export_readings as run
+
+        settings = settings_of(config, data_dir=data_dir, database_url=database_url)
+        with database_url_for_command(settings) as dsn:
+            typer.echo(f"cimtwin: {run(settings, dsn, from_, to, sensor or (), out)}")
+
+
+@exports.command("alerts")
+def export_alerts(
+    out: Out,
+    from_: From = None,
+    to: To = None,
+    sensor: OnlySensors = None,
+    config: Config = None,
+    data_dir: DataDirOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """导出在此期间未结束的报警 / alerts open at any time within the span, the newest first."""
+    with plain_errors():
+        from twin.embedded import database_url_for_command
+        from twin.exporting import export_alerts as run
+
+        settings = settings_of(config, data_dir=data_dir, database_url=database_url)
+        with database_url_for_command(settings) as dsn:
+            typer.echo(f"cimtwin: {run(settings, dsn, from_, to, sensor or (), out)}")
+
+
 @app.command("check-rules")
 def check_rules(
     files: Annotated[list[Path], typer.Argument(help="规则文件 / rules files")],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import orjson
@@ -16,24 +17,26 @@ import psycopg
 
 from alerts.rules import RuleSet, parse_rules
 from ingest import quality
-from ingest.recorded import read_recorded
+from ingest.recorded import Mistakes, Recorded, csv_chunks
 from models3d import crs as systems
 from models3d import readers
 from twin import placing
 from twin.catalog import Catalog
 from twin.city import CityModel, InvalidModel, Progress
-from twin.model import InvalidReadings, InvalidRules, Problem, Readings, Refused
+from twin.model import HOUR, InvalidRules, Micros, Problem, Readings, Refused
 from twin.sensors import parse_sensors_csv
 from twin.settings import Settings
 from twin.state import SensorState
-from twin.store.backfill import import_readings, unknown_sensors
+from twin.store.backfill import Backfill, in_storing_order, unknown_sensors
 from twin.store.catalog import refresh, save_rules, upsert_sensors
 from twin.store.migrate import migrate
 from twin.store.models import Placed, Source, digest, lock_model, newest_version, save_model
 from twin.units import Kind, load_kinds
 
+T = TypeVar("T")
 FileKind = Literal["sensors", "readings", "rules", "model"]
 MAPPED_FROM: Final = 8 << 20  # bytes; a larger file is mapped, not read
+BLOCK_BYTES: Final = 16 << 20  # of a CSV file of readings, read at once
 
 
 def recognise(data: readers.Buffer, name: str) -> FileKind:
@@ -45,7 +48,8 @@ def recognise(data: readers.Buffer, name: str) -> FileKind:
     first = next((line for line in head.decode("utf-8-sig", "replace").splitlines() if line.strip()), "")
     header = {cell.strip().strip('"').lower() for cell in re.split("[,;\\t]", first)}
     if header & {"device", "property"}:
-        decode_text(data, name)
+        # Recorded readings may be larger than the memory: their own reader looks at the rest.
+        decode_text(head[: head.rfind(b"\n") + 1] if len(head) == readers.HEAD else head, name)
         return "readings" if header & {"observed_at", "time", "value", "timestamp"} else "sensors"
     if not name.lower().endswith(".toml") and readers.recognise(data, name) is not None:
         return "model"
@@ -148,7 +152,7 @@ def import_files(
                     version = save_rules(connection, rules.text, "import")
                 yield f"{file}: {len(rules)} rules, version {version} / {len(rules)} 条规则,版本 {version}"
             else:
-                yield _import_readings(connection, file, data, kinds, now())
+                yield _import_readings(connection, file, kinds, now())
 
 
 def mapped(file: Path) -> readers.Buffer:
@@ -309,30 +313,62 @@ def _import_sensors(
     return f"{file}: {created} sensors created, {updated} updated / 新增 {created} 个测点,更新 {updated} 个"
 
 
-def _import_readings(
-    connection: psycopg.Connection, file: Path, data: readers.Buffer, kinds: dict[str, Kind], at: int
-) -> str:
+def _import_readings(connection: psycopg.Connection, file: Path, kinds: dict[str, Kind], at: Micros) -> str:
+    """Chunk by chunk in one transaction, the next chunk being read while one is stored. After a first mistake nothing
+    is stored any more, and the rest is read for its mistakes."""
+    from ingest.arrow import fast_lines, parquet_chunks
+
     catalog = Catalog(kinds)
     with connection.transaction():
         refresh(connection, catalog)
-    recorded = read_recorded(bytes(data[:]), str(file), latest=at + 3_600_000_000)
-    ids = [f"{device}/{prop}" for device, prop in recorded.sensors]
-    unknown = unknown_sensors(catalog, ids)
-    if unknown:
-        first_line = {
-            n: int(recorded.line[np.argmax(recorded.sensor == n)]) for n, i in enumerate(ids) if i in set(unknown)
-        }
-        raise InvalidReadings(
-            [Problem(f"{file}, line {line}", "property", f"unknown sensor {ids[n]}") for n, line in first_line.items()],
-            str(file),
-        )
-    index = np.array([catalog.find(i) for i in ids], np.int32)
-    sensor = index[recorded.sensor] if len(ids) else np.empty(0, np.int32)
-    value = recorded.value * catalog.factor[sensor] + catalog.offset[sensor]
-    received_at = np.full(len(sensor), at, np.int64)
-    nothing_new = np.zeros(len(sensor), bool)
-    state = SensorState.of(len(catalog))
-    bits = quality.judge(sensor, recorded.observed_at, received_at, value, catalog, state, nothing_new)
-    readings = Readings(sensor, recorded.observed_at, received_at, value, bits)
-    stored, repeated = import_readings(connection, file.name, readings)
+    latest = at + HOUR
+    with file.open("rb") as opened:
+        is_parquet = opened.read(4) == b"PAR1"
+        opened.seek(0)
+        mistakes = Mistakes(str(file), "row" if is_parquet else "line")
+        if is_parquet:
+            chunks = parquet_chunks(opened, mistakes, latest)
+        else:
+            blocks = iter(lambda: opened.read(BLOCK_BYTES), b"")
+            chunks = csv_chunks(blocks, mistakes, latest, fast_lines())
+        with Backfill(connection, file.name) as backfill:
+            for readings, received in _one_ahead(_believable(chunks, catalog, at, mistakes)):
+                if not mistakes:
+                    backfill.add(readings, received)
+            mistakes.raise_if_any()
+            stored, repeated = backfill.finish()
     return f"{file}: {stored} readings stored, {repeated} already there / 存入 {stored} 条读数,{repeated} 条已有"
+
+
+def _believable(
+    chunks: Iterator[Recorded], catalog: Catalog, at: Micros, mistakes: Mistakes
+) -> Iterator[tuple[Readings, int]]:
+    """Chunks as they are stored, in canonical units and with their quality, and how many rows each had."""
+    told: set[str] = set()
+    for chunk in chunks:
+        if chunk.sensors:
+            ids = [f"{device}/{prop}" for device, prop in chunk.sensors]
+            unknown = set(unknown_sensors(catalog, ids)) - told
+            told |= unknown
+            for n, name in enumerate(ids):
+                if name in unknown:
+                    row = int(chunk.line[np.argmax(chunk.sensor == n)])
+                    mistakes.add(row, "property", f"unknown sensor {name}")
+        if mistakes or not chunk.sensors:
+            continue
+        sensor = np.array([catalog.find(i) for i in ids], np.int32)[chunk.sensor]
+        value = chunk.value * catalog.factor[sensor] + catalog.offset[sensor]
+        received_at = np.full(len(sensor), at, np.int64)
+        nothing_new = np.zeros(len(sensor), bool)
+        state = SensorState.of(len(catalog))
+        bits = quality.judge(sensor, chunk.observed_at, received_at, value, catalog, state, nothing_new)
+        yield in_storing_order(Readings(sensor, chunk.observed_at, received_at, value, bits)), len(sensor)
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same, the next one being made on another thread meanwhile. Bound: one."""
+    with ThreadPoolExecutor(1, "import") as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.report import Figure
-from bench.rows import judging, latency, models, network, replay, sensors, throughput
+from bench.rows import imports, judging, latency, models, network, replay, sensors, throughput
 from bench.services import Bench
 
 
@@ -26,6 +26,8 @@ ROWS: Final = (
     Row("packs-nats", "packed form through the embedded broker", throughput.packs_nats),
     Row("redelivered", "everything once more: all duplicates", throughput.redelivered),
     Row("sensors", "100,000 sensors: import, start, memory", sensors.load),
+    Row("import", "back-filling history from Parquet, beside COPY alone", imports.parquet),
+    Row("import-csv", "the same from CSV", imports.plain_csv),
     Row("judging", "judging alone, default pack, 100,000 sensors", judging.alone),
     Row("latency", "publish to committed and to alert frame at 5,000 messages/s", latency.steady),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import csv
+import datetime as dt
 import io
 import json
 import re
@@ -17,10 +18,12 @@ from urllib.parse import quote
 import httpx
 import psycopg
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from tests.conftest import Cimtwin, until
 from twin.api import health
+from twin.api import readings as readings_api
+from twin.api.errors import Invalid
 
 CSV = """device,property,kind,unit,tenant,asset,lon,lat,interval_s,min,max,tags
 pond-1,depth,drainage.ponding_depth,cm,,underpass-1,114.05,22.54,60,0,300,underpass;low
@@ -262,6 +265,37 @@ def test_bucketed_readings(api: httpx.Client) -> None:
     assert [item["min"] for item in first["items"] + rest["items"]] == [5, 12.5, 45, 400, 3]
     problem(api.get("/api/v1/readings", params=params | {"bucket": "1h", "after": first["next"]}), 422)
     problem(api.get("/api/v1/readings", params=params | {"bucket": "2m"}), 422)
+
+
+def test_readings_come_as_an_arrow_stream(api: httpx.Client) -> None:
+    import pyarrow as pa
+
+    params = {"sensor": "pond-1/depth", "from": f"{DAY}T00:00:00Z", "to": f"{DAY}T23:00:00Z"}
+    accept = {"accept": "application/vnd.apache.arrow.stream"}
+    answer = api.get("/api/v1/readings", params=params, headers=accept)
+    assert answer.headers["content-type"] == accept["accept"]
+    table = pa.ipc.open_stream(answer.content).read_all()
+    assert [str(field.type) for field in table.schema][2:4] == ["timestamp[us, tz=UTC]", "double"]
+    listed = ok(api.get("/api/v1/readings", params=params))["items"]
+    assert [(row["value"], row["quality"]) for row in table.to_pylist()] == [(r["value"], r["quality"]) for r in listed]
+    assert table.to_pylist()[1] == {
+        "device": "pond-1", "property": "depth", "observed_at": dt.datetime.fromisoformat(f"{DAY}T08:01:00Z"),
+        "value": 12.5, "quality": "good",
+    }  # fmt: skip
+    answer = api.get("/api/v1/readings", params=params | {"bucket": "5m"}, headers=accept)
+    buckets = pa.ipc.open_stream(answer.content).read_all().to_pylist()
+    assert [(b["bucket"].minute, b["count"], b["last"]) for b in buckets] == [(0, 4, 400), (5, 1, 3)]
+    nothing = api.get("/api/v1/readings", params=params | {"from": f"{DAY}T22:00:00Z"}, headers=accept)
+    assert pa.ipc.open_stream(nothing.content).read_all().num_rows == 0
+    assert api.head("/api/v1/readings", params=params, headers=accept).headers["content-type"] == accept["accept"]
+
+
+def test_arrow_without_its_extra_is_refused_naming_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings_api, "is_here", lambda: False)
+    headers = [(b"accept", b"application/vnd.apache.arrow.stream")]
+    with pytest.raises(Invalid, match=r"pip install 'cimtwin\[arrow\]'") as refused:
+        readings_api._form(Request({"type": "http", "headers": headers}))
+    assert refused.value.status == 406
 
 
 def test_readings_as_csv_open_in_excel(api: httpx.Client) -> None:

@@ -136,7 +136,7 @@ def test_the_list_of_mistakes_is_bounded_and_says_how_many_more() -> None:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (b"PAR1\x15\x04", "Parquet"),
+        (b"PAR1\x15\x04", "Parquet file"),
         (b"device,property,value\n", "observed_at: column missing"),
         (b"device,property,observed_at,value,colour\n", '"colour": unknown column'),
         (b"device,property,observed_at,value\n\xff\n", "line 2: is not UTF-8"),

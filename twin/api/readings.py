@@ -1,14 +1,17 @@
-"""Readings: raw, in buckets, as CSV; and the latest of each sensor."""
+"""Readings: raw, in buckets, as CSV, as Arrow; and the latest of each sensor."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
+import numpy as np
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
+from twin.api.errors import Invalid
 from twin.api.parameters import (
     After,
     Box,
@@ -29,6 +32,7 @@ from twin.api.parameters import (
 from twin.api.protection import AS_GET
 from twin.api.sensors import check_kinds, matching, names_of_asset, within_box
 from twin.api.view import ServiceView
+from twin.arrow import MISSING_EN, MISSING_ZH, STREAM, Stream, buckets_table, is_here, readings_table
 from twin.live import isos
 from twin.model import SECOND, Micros, Quality, iso
 from twin.store.reader import WIDTHS, Bucket
@@ -38,6 +42,7 @@ CSV: Final = "text/csv"
 BOM: Final = b"\xef\xbb\xbf"  # Excel reads a CSV as UTF-8 only with it
 SILENT_INTERVALS: Final = 3
 CSV_BUCKETS: Final = 10_000
+ARROW_ROWS: Final = 50_000  # of a piece
 
 
 def status_of(heard_at: Micros, interval_us: int, now: Micros) -> str:
@@ -94,10 +99,10 @@ def router(service: ServiceView) -> APIRouter:
 
     @routes.get(
         "/readings",
-        summary="一个测点的读数：原始或分桶，JSON 或 CSV / Readings of a sensor: raw or in buckets, JSON or CSV",
-        description="`[from, to)`，升序。CSV 一次给出全部。分桶按 UTC 对齐，不含缺值和坏值，空桶不列。 / "
-        "Half-open, ascending; CSV gives everything at once; buckets are aligned to UTC, without missing and bad "
-        "values, empty ones left out. `received_before`: as known at that time.\n\n"
+        summary="一个测点的读数：原始或分桶，JSON、CSV、Arrow / Readings of a sensor: raw, bucketed; JSON, CSV, Arrow",
+        description="`[from, to)`，升序。CSV 和 Arrow 一次给出全部。分桶按 UTC 对齐，不含缺值和坏值，空桶不列。 / "
+        "Half-open, ascending; CSV and Arrow give everything at once; buckets are aligned to UTC, without missing and "
+        "bad values, empty ones left out. `received_before`: as known at that time.\n\n"
         "CSV 中的设备和测点编号原样写出：以 `=`、`+`、`-`、`@` 开头的编号，请在电子表格中按文本导入。 / "
         "CSV has the ids of device and property as they are, for machines that read it back: where one begins with "
         "`=`, `+`, `-` or `@`, import that column into a spreadsheet as text.",
@@ -142,6 +147,7 @@ def router(service: ServiceView) -> APIRouter:
                         "example": "device,property,observed_at,value,quality\n"
                         "ponding-17,depth,2026-07-01T08:00:00Z,12.5,good\n"
                     },
+                    STREAM: {"schema": {"type": "string", "format": "binary"}},
                 },
             },
             404: {"description": "没有该测点 / no such sensor"},
@@ -162,7 +168,11 @@ def router(service: ServiceView) -> APIRouter:
         start, end = span(from_, to, service.clock())
         known = instant("received_before", received_before)
         width = None if bucket is None else WIDTHS[bucket]
-        if accepted(request, (JSON, CSV)) == CSV:
+        form = _form(request)
+        if form == STREAM:
+            pieces = arrow_pieces(index, start, end, width, known)
+            return await _streamed(pieces, b"", sensor, STREAM, "arrows", is_head=AS_GET in request.scope)
+        if form == CSV:
             lines = raw_csv(index, start, end, known) if width is None else bucket_csv(index, start, end, width, known)
             return await csv_answer(lines, sensor, width is not None, is_head=AS_GET in request.scope)
         # Each kind of page has cursors of its own.
@@ -202,6 +212,30 @@ def router(service: ServiceView) -> APIRouter:
     def raw_csv(index: int, start: Micros, end: Micros, known: Micros | None) -> AsyncGenerator[bytes, None]:
         sensor = service.catalog.sensors[index]
         return service.reader.readings_csv(index, sensor.device, sensor.property, start, end, known)
+
+    async def arrow_pieces(
+        index: int, start: Micros, end: Micros, width: Micros | None, known: Micros | None
+    ) -> AsyncGenerator[bytes, None]:
+        sensor = service.catalog.sensors[index]
+        name, stream = (sensor.device, sensor.property), Stream()
+        while True:
+            if width is None:
+                rows = await service.reader.readings(index, start, end, ARROW_ROWS, known)
+                count, at = len(rows), rows.observed_at
+                rows = replace(rows, sensor=np.zeros(count, np.int32))
+                table = readings_table([name], rows)
+            else:
+                found = await service.reader.buckets(index, start, end, width, CSV_BUCKETS, service.dirty(index), known)
+                count, at = len(found), np.array([b.at for b in found], np.int64)
+                columns = {key: [getattr(b, key) for b in found] for key in ("min", "max", "avg", "count", "last")}
+                table = buckets_table(name, at, columns)
+            yield stream.add(table)  # the first even where it is empty, for its schema
+            if count < (ARROW_ROWS if width is None else CSV_BUCKETS):
+                break
+            start = int(at[-1]) + (width or 1)
+            if start >= end:
+                break
+        yield stream.end()
 
     async def bucket_csv(
         index: int, start: Micros, end: Micros, width: Micros, known: Micros | None
@@ -264,26 +298,40 @@ def router(service: ServiceView) -> APIRouter:
     return routes
 
 
+def _form(request: Request) -> str:
+    """JSON, CSV or Arrow, as asked for."""
+    form = accepted(request, (JSON, CSV, STREAM))
+    if form == STREAM and not is_here():
+        raise Invalid("Accept", MISSING_EN, MISSING_ZH, 406)
+    return form
+
+
 async def csv_answer(
     lines: AsyncGenerator[bytes, None], sensor: str, is_bucketed: bool, *, is_head: bool = False
 ) -> Response:
-    """A CSV as a stream. The first piece is fetched before anything is sent: what goes wrong until then is a problem
-    with a status, what goes wrong later breaks the transfer off."""
     head = b"device,property,bucket,min,max,avg,count,last\n" if is_bucketed else _RAW_HEAD
-    first = await anext(lines, b"")
+    return await _streamed(lines, BOM + head, sensor, "text/csv; charset=utf-8", "csv", is_head=is_head)
+
+
+async def _streamed(
+    body: AsyncGenerator[bytes, None], head: bytes, sensor: str, media: str, ending: str, *, is_head: bool
+) -> Response:
+    """A download as a stream. The first piece is fetched before anything is sent: what goes wrong until then is a
+    problem with a status, what goes wrong later breaks the transfer off."""
+    first = await anext(body, b"")
 
     async def pieces() -> AsyncIterator[bytes]:
-        async with aclosing(lines):
-            yield BOM + head + first
-            async for piece in lines:
+        async with aclosing(body):
+            yield head + first
+            async for piece in body:
                 yield piece
 
     name = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "-_.") else "_" for sign in sensor)
-    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{ending}"'}
     if is_head:
-        await lines.aclose()
-        return Response(headers=headers, media_type="text/csv; charset=utf-8")
-    return StreamingResponse(pieces(), headers=headers, media_type="text/csv; charset=utf-8")
+        await body.aclose()
+        return Response(headers=headers, media_type=media)
+    return StreamingResponse(pieces(), headers=headers, media_type=media)
 
 
 _RAW_HEAD: Final = b"device,property,observed_at,value,quality\n"

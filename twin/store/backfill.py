@@ -2,60 +2,215 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
 import numpy as np
+import psycopg
 
 from twin.catalog import Catalog
-from twin.model import Readings, StoreUnavailable
-from twin.store.database import Connection, pack_readings
+from twin.model import DAY, Ints, Readings, StoreUnavailable, by_sensor
+from twin.store.database import POSTGRES_EPOCH, Connection, pack_in_order
 from twin.store.migrate import flavour_of
 from twin.store.partitions import Partitions
 
+T = TypeVar("T")
 
-def import_readings(connection: Connection, name: str, readings: Readings) -> tuple[int, int]:
-    """Store what is not stored yet, first value wins, in one transaction; `(stored, repeated)`.
+IMPORT_LOCK: Final = 0x63696D76  # imports take turns
+AHEAD: Final = 1_000_000_000  # commits that a service may make during one import; 11 days of a thousand a second
+TRIES: Final = 60  # of what a deadlock with the service's commit ended; one takes a second
 
-    `name` is kept with the import. A service that runs on the database takes the new rows in with its next commit.
+_COLUMNS: Final = "(sensor_id, observed_at, received_at, value, quality, batch)"
+_SPAN: Final = np.dtype([
+    ("fields", ">i2"), ("n1", ">i4"), ("batch", ">i8"), ("n2", ">i4"), ("sensor", ">i4"),
+    ("n3", ">i4"), ("first", ">i8"), ("n4", ">i4"), ("last", ">i8"),
+])  # fmt: skip
+
+
+def in_storing_order(readings: Readings) -> Readings:
+    """Without repetitions, of which the first is kept; by day, sensor and time: partition by partition, and the unique
+    index costs least where keys ascend."""
+    if not len(readings):
+        return readings
+    order = by_sensor(readings.sensor)
+    s, at = readings.sensor[order], readings.observed_at[order]
+    same = s[1:] == s[:-1]
+    if (same & (at[1:] < at[:-1])).any():
+        order = order[np.lexsort((at, s))]  # stable, as both are
+        s, at = readings.sensor[order], readings.observed_at[order]
+        same = s[1:] == s[:-1]
+    is_first = np.ones(len(s), np.bool_)
+    is_first[1:] = ~(same & (at[1:] == at[:-1]))
+    if not is_first.all():
+        order = order[is_first]
+    day = readings.observed_at[order] // DAY
+    if day.min() != day.max():
+        order = order[np.argsort(day, kind="stable")]
+    return readings.take(order)
+
+
+class Backfill:
+    """One file's readings on their way into the database: `with Backfill(…) as b: b.add(…); b.finish()`. One
+    transaction: a service sees all of them with its next commit, or none.
+
+    The rows carry a commit number far ahead of the service's, which becomes the service's number when all is there: so
+    the service commits on meanwhile, its numbers still ascend in the order of commits, and every row is written once.
+    Rows go straight into the table; where a reading is there already, those of that `add` go by a staging table, and
+    the first value wins. Only a service that stores one of the very same readings waits until the import has ended.
+
+    Bound: two arrays by sensor index, and what `add` is given.
     """
-    order = np.lexsort((np.arange(len(readings)), readings.observed_at, readings.sensor))
-    s, t = readings.sensor[order], readings.observed_at[order]
-    first = np.ones(len(order), bool)
-    first[1:] = (s[1:] != s[:-1]) | (t[1:] != t[:-1])
-    distinct = readings.take(order[first])
-    partitions = Partitions(flavour_of(connection) == "timescale")
-    if not partitions.is_timescale:
-        partitions.load(connection)
-    partitions.cover(connection, "readings", distinct.observed_at)
-    with connection.transaction():
-        connection.execute("create temporary table incoming (like readings) on commit drop")
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        """`name` is kept with the import; `connection` commits by itself."""
+        self._connection = connection
+        self._name = name
+        self._partitions = Partitions(flavour_of(connection) == "timescale")
+        self._stack = ExitStack()
+        self._low: Ints = np.empty(0, np.int64)
+        self._high: Ints = np.empty(0, np.int64)
+        self._meets_repeats = False
+        self.batch = 0
+        self.received = self.stored = 0
+
+    def __enter__(self) -> Self:
+        connection, stack = self._connection, self._stack
+        with stack:
+            if not self._partitions.is_timescale:
+                # Partitions are made by commits of their own, or the service would wait to make some.
+                info = connection.info
+                dsn = psycopg.conninfo.make_conninfo(**info.get_parameters() | {"password": info.password})
+                self._other = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+                self._partitions.load(self._other)
+            connection.execute("select pg_advisory_lock(%s)", (IMPORT_LOCK,))
+            stack.callback(self._unlock)
+            stack.enter_context(connection.transaction())
+            if self._partitions.is_timescale:
+                # Rows of a compressed chunk are looked at for repetitions; their number is the file's business.
+                connection.execute("set local timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
+            connection.execute("create temporary table incoming on commit drop as select * from readings with no data")
+            row = connection.execute("select batch from service").fetchone()
+            if row is None:
+                raise StoreUnavailable("the database has no service row")
+            self.batch = row[0] + AHEAD
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _unlock(self) -> None:
+        if not self._connection.closed:
+            self._connection.execute("select pg_advisory_unlock(%s)", (IMPORT_LOCK,))
+
+    def add(self, readings: Readings, received: int | None = None) -> None:
+        """Store these, in the order and without repetitions as from `in_storing_order`; `received`: how many there
+        were before that."""
+        self.received += len(readings) if received is None else received
+        if not len(readings):
+            return
+        if not self._partitions.is_timescale:
+            self._partitions.cover(self._other, "readings", readings.observed_at)
+        packed = pack_in_order(readings, self.batch)
+        stored = None if self._meets_repeats else self._again(lambda: self._copy(packed, len(readings)))
+        if stored is None:
+            stored = self._again(lambda: self._merge(packed)) or 0
+        self._meets_repeats = stored < len(readings)
+        self.stored += stored
+        self._note(readings)
+
+    def _copy(self, packed: bytes, count: int) -> int | None:
+        """Straight into the table; None where something of it is there."""
+        try:
+            with self._connection.transaction():
+                self._write("readings", packed)
+        except psycopg.errors.UniqueViolation:
+            return None
+        return count
+
+    def _merge(self, packed: bytes) -> int:
+        with self._connection.transaction():
+            self._connection.execute("truncate incoming")
+            self._write("incoming", packed)
+            return self._connection.execute(
+                f"insert into readings {_COLUMNS} select sensor_id, observed_at, received_at, value, quality, batch"
+                " from incoming on conflict do nothing".encode()
+            ).rowcount
+
+    def _write(self, table: str, packed: bytes) -> None:
+        with (
+            self._connection.cursor() as cursor,
+            cursor.copy(f"copy {table} {_COLUMNS} from stdin (format binary)".encode()) as copy,
+        ):
+            copy.write(packed)
+
+    def _again(self, work: Callable[[], T]) -> T:
+        """`work`, once more where it and a commit of the service, which tries again as well, waited for each other."""
+        for _ in range(TRIES - 1):
+            try:
+                return work()
+            except psycopg.errors.DeadlockDetected:
+                continue
+        return work()
+
+    def _note(self, readings: Readings) -> None:
+        size = int(readings.sensor.max()) + 1
+        if size > len(self._low):
+            grow = size - len(self._low)
+            self._low = np.append(self._low, np.full(grow, np.iinfo(np.int64).max))
+            self._high = np.append(self._high, np.full(grow, np.iinfo(np.int64).min))
+        np.minimum.at(self._low, readings.sensor, readings.observed_at)
+        np.maximum.at(self._high, readings.sensor, readings.observed_at)
+
+    def finish(self) -> tuple[int, int]:
+        """Make it one of the database's commits; `(stored, repeated)`. What comes after is nothing but the commit."""
+        connection = self._connection
+        connection.execute(
+            "insert into imports (batch, name, readings) values (%s, %s, %s)", (self.batch, self._name, self.stored)
+        )
         with (
             connection.cursor() as cursor,
-            cursor.copy(
-                "copy incoming (sensor_id, observed_at, received_at, value, quality, batch) from stdin (format binary)"
-            ) as copy,
+            cursor.copy("copy import_spans (batch, sensor_id, first_at, last_at) from stdin (format binary)") as copy,
         ):
-            copy.write(pack_readings(distinct, 0))
-        # Last, so that the service's own commits wait for this lock only while the rows move over.
-        row = connection.execute("update service set batch = batch + 1 returning batch").fetchone()
-        if row is None:
-            raise StoreUnavailable("the database has no service row")
-        stored = connection.execute(
-            "insert into readings (sensor_id, observed_at, received_at, value, quality, batch)"
-            " select sensor_id, observed_at, received_at, value, quality, %s from incoming"
-            " order by sensor_id, observed_at on conflict do nothing",
-            (row[0],),
-        ).rowcount
-        connection.execute("insert into imports (batch, name, readings) values (%s, %s, %s)", (row[0], name, stored))
-        connection.execute(
-            "update counters set readings_received = readings_received + %s, readings_stored = readings_stored + %s,"
-            " readings_duplicate = readings_duplicate + %s",
-            (len(readings), stored, len(readings) - stored),
-        )
-        if len(distinct):
-            connection.execute(
-                "update service set tail_from = least(tail_from, i.low), tail_to = greatest(tail_to, i.high)"
-                " from (select min(observed_at) as low, max(observed_at) as high from incoming) i"
+            copy.write(self._packed_spans())
+        self._again(self._take_number)
+        return self.stored, self.received - self.stored
+
+    def _packed_spans(self) -> bytes:
+        sensors = np.flatnonzero(self._high >= self._low)
+        rows = np.empty(len(sensors), _SPAN)
+        rows["fields"] = 4
+        rows["n1"] = rows["n3"] = rows["n4"] = 8
+        rows["n2"] = 4
+        rows["batch"] = self.batch
+        rows["sensor"] = sensors
+        rows["first"] = self._low[sensors] - POSTGRES_EPOCH
+        rows["last"] = self._high[sensors] - POSTGRES_EPOCH
+        return b"PGCOPY\n\xff\r\n\0" + bytes(8) + rows.tobytes() + b"\xff\xff"
+
+    def _take_number(self) -> None:
+        with self._connection.transaction():
+            row = self._connection.execute(
+                "update service set batch = %(batch)s where batch < %(batch)s returning batch", {"batch": self.batch}
+            ).fetchone()
+            if row is None:
+                raise StoreUnavailable("the service made too many commits meanwhile; import again")
+            self._connection.execute(
+                "update counters set readings_received = readings_received + %s,"
+                " readings_stored = readings_stored + %s, readings_duplicate = readings_duplicate + %s",
+                (self.received, self.stored, self.received - self.stored),
             )
-    return stored, len(readings) - stored
+
+
+def import_readings(connection: Connection, name: str, readings: Readings) -> tuple[int, int]:
+    """Store what is not stored yet, first value wins, in one transaction; `(stored, repeated)`."""
+    with Backfill(connection, name) as backfill:
+        backfill.add(in_storing_order(readings), len(readings))
+        return backfill.finish()
 
 
 def unknown_sensors(catalog: Catalog, ids: list[str]) -> list[str]:

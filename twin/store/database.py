@@ -58,7 +58,11 @@ def translated() -> Iterator[None]:
 
 def pack_readings(readings: Readings, batch: int) -> bytes:
     """The rows of `readings` as COPY's binary format, sorted by sensor and time (the unique index then costs least)."""
-    r = readings.in_order()
+    return pack_in_order(readings.in_order(), batch)
+
+
+def pack_in_order(r: Readings, batch: int) -> bytes:
+    """The same for readings in an order already; those with a value first."""
     missing = np.isnan(r.value)
     if not missing.any():
         return _HEADER + _rows(r, batch, _READING).tobytes() + _TRAILER
@@ -110,3 +114,25 @@ def read_readings(connection: Connection, query: str, params: dict[str, object])
         cursor.copy(f"copy ({query}) to stdout (format binary)".encode(), params) as copy,
     ):
         return unpack_readings(b"".join(bytes(block) for block in copy))
+
+
+def stream_readings(
+    connection: Connection, query: str, params: dict[str, object], rows: int = 20_000
+) -> Iterator[Readings]:
+    """As `read_readings`, in parts of at least `rows` readings but for the last: nothing else is kept."""
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"copy ({query}) to stdout (format binary)".encode(), params) as copy,
+    ):
+        rest = bytearray()
+        skip = len(_HEADER)
+        for block in copy:
+            rest += block
+            whole = (len(rest) - skip) // _ROW.itemsize
+            if whole >= rows:
+                end = skip + whole * _ROW.itemsize
+                yield unpack_readings(_HEADER + bytes(rest[skip:end]) + _TRAILER)
+                del rest[:end]
+                skip = 0
+        if len(rest) - skip >= _ROW.itemsize:
+            yield unpack_readings(_HEADER + bytes(rest[skip:]))

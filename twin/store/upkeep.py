@@ -84,6 +84,7 @@ class Upkeep:
                 )
             self.connection.execute("delete from checkpoints where not batch = any(%s)", ([*keep, batch],))
             self.connection.execute("update service set tail_from = null, tail_to = null where batch = %s", (batch,))
+            self.connection.execute("delete from import_spans where batch <= %s", (batch,))
         self._written = state
 
     def _save_latest(self, state: SensorState) -> None:

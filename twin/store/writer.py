@@ -31,6 +31,7 @@ from twin.store.database import READING_COLUMNS, Connection, pack_readings, read
 from twin.store.migrate import flavour_of
 from twin.store.partitions import Partitions
 
+LOCK_S: Final = 3
 SERVE_LOCK: Final = 0x63696D75  # one service on one database
 QUARANTINE_BYTES: Final = 1 << 20  # of a message that is larger, quarantine keeps this much
 
@@ -93,6 +94,9 @@ class Writer:
             try:
                 self._lock(connection)
                 connection.execute("set timezone to 'UTC'")
+                # An import that stores the very same readings and waits for our commit, while we wait for its rows:
+                # we give way, and try again.
+                connection.execute(f"set lock_timeout to '{LOCK_S}s'")
                 self.is_timescale = flavour_of(connection) == "timescale"
                 self.partitions = Partitions(self.is_timescale)
                 if not self.is_timescale:
@@ -224,19 +228,30 @@ class Writer:
             ).fetchone()
         return None if row is None else (row[0], row[1], row[2].encode())
 
-    def batch_readings(self, first: int, last: int, imported: bool = True) -> Readings:
-        """Readings of batches `first` to `last`, by sensor and time, those of imports among them if `imported`."""
+    def batch_readings(self, first: int, last: int) -> Readings:
+        """Readings of batches `first` to `last`, by sensor and time, without those of imports."""
         query = (
             f"select {READING_COLUMNS} from readings where batch between %(first)s and %(last)s"
             " and observed_at between %(low)s and %(high)s"
-            " and (%(imported)s or not exists (select from imports i where i.batch = readings.batch)) order by 1, 2"
+            " and not exists (select from imports i where i.batch = readings.batch) order by 1, 2"
         )
         with translated():
             span = self.connection.execute("select tail_from, tail_to from service").fetchone()
             if span is None or span[0] is None:
                 return Readings.empty()
-            params = {"first": first, "last": last, "low": span[0], "high": span[1], "imported": imported}
+            params = {"first": first, "last": last, "low": span[0], "high": span[1]}
             return read_readings(self.connection, query, params)
+
+    def imported(self, first: int, last: int) -> Readings:
+        """The first and the last reading of each sensor that imports of batches `first` to `last` touched, as far as
+        no checkpoint has taken them in; found by the index, however many came between."""
+        query = (
+            f"select {READING_COLUMNS} from (select distinct sensor_id as s, at from import_spans,"
+            " lateral (values (first_at), (last_at)) t(at) where batch between %(first)s and %(last)s) e"
+            " join lateral (select * from readings where sensor_id = e.s and observed_at = e.at limit 1) r on true"
+        )
+        with translated():
+            return read_readings(self.connection, query, {"first": first, "last": last})
 
     # Committing
 

@@ -402,8 +402,8 @@ class _Reading:
                 self.shift(extra)
         if is_closed:
             self.doubts.object(id_, "geometry", "rings that repeat their first point lost it / 已去除重复的环首点")
-            if extra.pop("texture", None) is not None:
-                self.doubts.object(id_, "geometry", "and its texture with it / 并去除其纹理")
+            for theme in _values(extra.get("texture")):
+                _trim(theme.get("values"), boundaries)
         return Geometry(kind, vertices[used], boundaries, lod, semantics, extra)
 
     def instance(self, told: dict[str, Any], vertices: Floats) -> Geometry:
@@ -689,6 +689,18 @@ def _shifted_rings(value: Any, textures: int, points: int) -> Any:
     if value and not isinstance(value[0], list):
         return [_shifted(value[0], textures), *_shifted(value[1:], points)]
     return [_shifted_rings(one, textures, points) for one in value]
+
+
+def _trim(values: Any, boundaries: list[Any]) -> None:
+    """Drop the last point of a texture from rings that lost their repeated one."""
+    if not isinstance(values, list):
+        return
+    if type(boundaries[0]) is int:
+        if len(values) == len(boundaries) + 2:  # the texture's number, and a point more
+            del values[-1]
+        return
+    for value, boundary in zip(values, boundaries, strict=False):
+        _trim(value, boundary)
 
 
 # Text.

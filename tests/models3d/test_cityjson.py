@@ -204,6 +204,16 @@ def test_features_materials_and_textures_keep_their_own_after_joining() -> None:
     }  # fmt: skip
 
 
+def test_rings_that_repeat_their_first_point_lose_it_and_their_textures_too() -> None:
+    document = full()
+    ring = document["CityObjects"]["house"]["geometry"][1]
+    ring["boundaries"][0][0].append(0)
+    ring["texture"]["t"]["values"][0][0].append(0)
+    model = read(told(document), "closed.json")
+    assert model.notes
+    same(CityModel("x", model.assets, crs=model.crs, height=model.height), read(told(full()), "open.json"))
+
+
 def test_networks_things_are_written_with_what_cityjson_has_no_word_for() -> None:
     nan = float("nan")
     line = Geometry.line(np.array([[0.0, 0.0, nan], [5.0, 5.0, 2.0]]))

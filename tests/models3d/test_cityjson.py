@@ -233,7 +233,7 @@ def test_the_same_houses_are_told_by_both_versions_and_by_content_alone() -> Non
     document = full() | {"version": "1.1"}
     assert recognise(told(document), "x.bin") == "cityjson"
     assert recognise(b"\xef\xbb\xbf " + told({"vertices": [], "CityObjects": {}}), "x") == "cityjson"
-    assert recognise(told({"type": "FeatureCollection", "features": []}), "x.city.json") is None
+    assert recognise(told({"type": "FeatureCollection", "features": []}), "x.city.json") == "geojson"
     assert recognise(b"PK\x03\x04 a zip", "x.city.json") is None
     same(read(told(document), "1.1"), read(told(full()), "2.0"))
 

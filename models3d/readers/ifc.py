@@ -198,7 +198,7 @@ class _Lines:
 def _check(data: bytes, problems: Problems, lines: _Lines) -> int:
     """Check a STEP file as text; return the number of its instances."""
     tail = data[-4096:].rstrip()
-    if not tail.endswith(b"END-ISO-10303-21;"):
+    if b"END-ISO-10303-21;" not in tail:
         problems.add(lines.at(len(data)), "", "the file is cut off: END-ISO-10303-21 is missing / 文件被截断")
     found = _SCHEMA.search(data[:65536])
     schema = found.group(1).decode("ascii", "replace").upper() if found else ""

@@ -25,7 +25,7 @@ from twin.model import Problem
 MEMORY: Final = 4 << 30  # bytes of address space, and TIMES for each of the file's
 TIMES: Final = 30
 SECONDS: Final = 120  # of processor time, and one more for each SIZE of the file
-SIZE: Final = 200_000
+SIZE: Final = 100_000
 PATIENCE: Final = 3  # times as long by the clock
 CHUNK: Final = 1 << 20
 

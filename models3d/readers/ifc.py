@@ -182,9 +182,17 @@ class _Lines:
         self.ids: array[int] = array("q")
         self.offsets: array[int] = array("q")
         self._order: Any = None
+        self._breaks: Any = None
 
     def at(self, offset: int) -> str:
-        return f"{self.name}, line {self.data.count(10, 0, max(0, offset)) + 1}"
+        if self._breaks is None:
+            step = 1 << 24
+            parts = [
+                np.flatnonzero(np.frombuffer(self.data[at : at + step], np.uint8) == 10) + at
+                for at in range(0, len(self.data), step)
+            ]
+            self._breaks = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return f"{self.name}, line {int(np.searchsorted(self._breaks, offset)) + 1}"
 
     def of(self, id_: int) -> str:
         if self._order is None:
@@ -198,7 +206,7 @@ class _Lines:
 def _check(data: bytes, problems: Problems, lines: _Lines) -> int:
     """Check a STEP file as text; return the number of its instances."""
     tail = data[-4096:].rstrip()
-    if not tail.endswith(b"END-ISO-10303-21;"):
+    if b"END-ISO-10303-21;" not in tail:
         problems.add(lines.at(len(data)), "", "the file is cut off: END-ISO-10303-21 is missing / 文件被截断")
     found = _SCHEMA.search(data[:65536])
     schema = found.group(1).decode("ascii", "replace").upper() if found else ""
@@ -247,7 +255,7 @@ def _check(data: bytes, problems: Problems, lines: _Lines) -> int:
         return len(ids)
     a, b = np.frombuffer(sources, np.int64), np.frombuffer(targets, np.int64)
     place = np.clip(np.searchsorted(unique, b), 0, len(unique) - 1)
-    for row in np.flatnonzero(unique[place] != b)[:1000]:
+    for row in np.flatnonzero(unique[place] != b)[:200]:
         problems.add(lines.of(int(a[row])), "", f"refers to #{b[row]}, which is not there / 引用的实例不存在")
     if len(problems):
         return len(ids)
@@ -617,14 +625,15 @@ class _Reading:
             vertices = np.array(shape.geometry.verts, np.float64).reshape(-1, 3)
             faces = np.array(shape.geometry.faces, np.int64).reshape(-1, 3)
             total += len(vertices)
-            place = self.lines.of(shape.id)
             if len(vertices) > MAX_SHAPE_VERTICES or total > MAX_VERTICES:
                 self.problems.add(
-                    place, "", f"more than {MAX_SHAPE_VERTICES} vertices, or {MAX_VERTICES} in all / 顶点过多"
+                    self.lines.of(shape.id),
+                    "",
+                    f"more than {MAX_SHAPE_VERTICES} vertices, or {MAX_VERTICES} in all / 顶点过多",
                 )
                 return
             if not np.isfinite(vertices).all() or (len(vertices) and np.abs(vertices).max() > 1e8):
-                self.problems.add(place, "", "has a coordinate beyond 1e8 m / 坐标超出范围")
+                self.problems.add(self.lines.of(shape.id), "", "has a coordinate beyond 1e8 m / 坐标超出范围")
             elif len(faces) and shape.id in owners:
                 owners[shape.id].shapes.append((vertices, faces))
                 done.add(shape.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -329,3 +330,10 @@ def test_the_table_of_assets_opens_in_a_spreadsheet_and_starts_no_formula() -> N
     row = data.decode("utf-8-sig").split("\r\n")[2].split(",")
     lon, lat = map(float, row[11:13])
     assert (lon, lat) == pytest.approx((114.12, 22.87), abs=0.02)
+
+
+def test_the_tables_shown_in_the_documents_are_read() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "survey-tables.md").read_text("utf-8")
+    shown = page.split("```csv survey\n")[1].split("```")[0]
+    (network,) = read(shown.encode(), "shown.csv").networks
+    assert (network.system, list(network.edge), network.length[0]) == ("water", ["JS1-JS2"], 50.0)

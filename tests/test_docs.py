@@ -261,7 +261,7 @@ def test_every_command_and_option_shown_exists() -> None:
     for place, words in lines:
         command = group.commands.get(words[0])
         assert command is not None, f"{place}: cimtwin {words[0]}"
-        if hasattr(command, "commands"):
+        if hasattr(command, "commands") and words[1:]:
             words = words[1:]
             command = command.commands.get(words[0])
             assert command is not None, f"{place}: cimtwin … {words[0]}"

@@ -110,6 +110,16 @@ class Readings:
             self.quality[which],
         )
 
+    def between(self, begin: int, end: int) -> Readings:
+        """The rows from `begin` to before `end`, as views."""
+        return Readings(
+            self.sensor[begin:end],
+            self.observed_at[begin:end],
+            self.received_at[begin:end],
+            self.value[begin:end],
+            self.quality[begin:end],
+        )
+
     @classmethod
     def empty(cls) -> Readings:
         return cls(

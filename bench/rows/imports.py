@@ -12,9 +12,10 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench import machine
 from bench.city import BEGIN_MS, City
 from bench.report import Figure
-from bench.services import Bench, RowFailed, Service
+from bench.services import Bench, RowFailed, Service, until
 from ingest.arrow import ROWS
 from twin.importing import import_files
 from twin.model import Ints, Readings
@@ -51,15 +52,18 @@ def _figure(bench: Bench, form: str, order: str) -> Figure:
     file = bench.file(f"history.{form}")
     (_write_parquet if form == "parquet" else _write_csv)(file, city, sensor, at_ms, value)
     rates, bare, ratios, verified = [], [], [], 0
+    ours: list[list[float]] = []
+    theirs: list[list[float]] = []
     for _ in range(bench.runs):
         with bench.database() as url:
             service = Service(bench.folder, url, None)
             service.import_sensors(city)
             with psycopg.connect(url, autocommit=True) as connection:
-                begun = time.perf_counter()
+                clock = _Clock(bench)
                 for _line in import_files(url, [file], load_settings({}), None):
                     pass
-                took = time.perf_counter() - begun
+                took, *spent = clock.read()
+                ours.append(spent)
                 row = connection.execute(
                     "select count(*), sum(value), count(distinct sensor_id) from readings"
                 ).fetchone()
@@ -68,7 +72,9 @@ def _figure(bench: Bench, form: str, order: str) -> Figure:
                     raise RowFailed(f"the rows stored are not those of the file: {row}")
                 verified += int(row[0])
                 rates.append(readings / took)
-                bare.append(_bare(connection, sensor, at_ms, value))
+                alone, *spent = _bare(bench, connection, sensor, at_ms, value)
+                theirs.append(spent)
+                bare.append(readings / alone)
                 ratios.append(rates[-1] / bare[-1])
     return Figure(
         "import", f"import of recorded readings, {form}, {order} order", "readings/s", rates,
@@ -76,6 +82,12 @@ def _figure(bench: Bench, form: str, order: str) -> Figure:
         ratio=statistics.median(ratios), ratio_to="bare sorted binary COPY into such a table, same batch size",
         details={
             "bare COPY, readings/s": statistics.median(bare),
+            **{
+                f"CPU µs a reading, {name}": " / ".join(
+                    f"{statistics.median(run[n] for run in runs) / readings * 1e6:.2f}" for runs in (ours, theirs)
+                )
+                for n, name in enumerate(("own process, import / bare", "PostgreSQL, import / bare"))
+            },
             "ratio asked for": RATIO_GOAL if form == "parquet" else "-",
             "readings a batch": min(ROWS, readings),
             "bytes of the file a reading": file.stat().st_size / readings,
@@ -101,7 +113,32 @@ def _write_csv(file: Path, city: City, sensor: Ints, at_ms: Ints, value: np.ndar
             opened.write(f"{names[n]},{at},{number}\n")
 
 
-def _bare(connection: psycopg.Connection, sensor: Ints, at_ms: Ints, value: np.ndarray) -> float:
+class _Clock:
+    """Seconds since it was made: by the wall, and of CPU in this process and in PostgreSQL."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._postgres = bench.postgres().pid or 0
+        self._begun = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        return time.perf_counter(), time.process_time(), machine.family_cpu_s(self._postgres)
+
+    def read(self) -> list[float]:
+        wall, own, _ = self._now()
+        # The CPU of a backend that has ended counts only when it is buried.
+        until(lambda: _importers(self._postgres) == 0, "the import's backends to be gone")
+        times = (wall, own, machine.family_cpu_s(self._postgres))
+        return [now - begun for now, begun in zip(times, self._begun, strict=True)]
+
+
+def _importers(postgres: int) -> int:
+    names = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in machine.children(postgres)]
+    return sum(b"bench_" in name for name in names) - 1  # ours
+
+
+def _bare(
+    bench: Bench, connection: psycopg.Connection, sensor: Ints, at_ms: Ints, value: np.ndarray
+) -> list[float]:  # fmt: skip
     columns = Readings(sensor.astype(np.int32), at_ms * 1000, at_ms * 1000, value, np.zeros(len(sensor), np.uint8))
     days = np.unique(columns.observed_at // 86_400_000_000).tolist()
     blocks = [
@@ -114,7 +151,7 @@ def _bare(connection: psycopg.Connection, sensor: Ints, at_ms: Ints, value: np.n
             f"create table bare_{day} partition of bare for values from"
             f" (to_timestamp({day * 86_400})) to (to_timestamp({(day + 1) * 86_400}))".encode()
         )
-    begun = time.perf_counter()
+    clock = _Clock(bench)
     for block in blocks:
         with (
             connection.cursor() as cursor,
@@ -123,8 +160,8 @@ def _bare(connection: psycopg.Connection, sensor: Ints, at_ms: Ints, value: np.n
             ) as copy,
         ):
             copy.write(block)
-    took = time.perf_counter() - begun
+    spent = clock.read()
     row = connection.execute("select count(*) from bare").fetchone()
     if row is None or row[0] != len(sensor):
         raise RowFailed("bare COPY did not store all rows")
-    return len(sensor) / took
+    return spent

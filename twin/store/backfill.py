@@ -11,8 +11,8 @@ import numpy as np
 import psycopg
 
 from twin.catalog import Catalog
-from twin.model import DAY, Ints, Readings, StoreUnavailable, by_sensor
-from twin.store.database import POSTGRES_EPOCH, Connection, pack_in_order
+from twin.model import DAY, Ints, Readings, StoreUnavailable
+from twin.store.database import POSTGRES_EPOCH, Connection, packed_pieces
 from twin.store.migrate import flavour_of
 from twin.store.partitions import Partitions
 
@@ -34,20 +34,25 @@ def in_storing_order(readings: Readings) -> Readings:
     index costs least where keys ascend."""
     if not len(readings):
         return readings
-    order = by_sensor(readings.sensor)
-    s, at = readings.sensor[order], readings.observed_at[order]
-    same = s[1:] == s[:-1]
-    if (same & (at[1:] < at[:-1])).any():
-        order = order[np.lexsort((at, s))]  # stable, as both are
-        s, at = readings.sensor[order], readings.observed_at[order]
-        same = s[1:] == s[:-1]
-    is_first = np.ones(len(s), np.bool_)
-    is_first[1:] = ~(same & (at[1:] == at[:-1]))
-    if not is_first.all():
-        order = order[is_first]
-    day = readings.observed_at[order] // DAY
-    if day.min() != day.max():
-        order = order[np.argsort(day, kind="stable")]
+    sensor, at = readings.sensor, readings.observed_at
+    day = at // DAY
+    first_day = int(day.min())
+    days, sensors = int(day.max()) - first_day, int(sensor.max())
+    if days.bit_length() + sensors.bit_length() + DAY.bit_length() > 63:
+        order = np.lexsort((at, sensor, day))
+        is_same = (sensor[order[1:]] == sensor[order[:-1]]) & (at[order[1:]] == at[order[:-1]])
+    else:
+        # All in one number, which is sorted several times as fast as three.
+        key = (((day - first_day) << sensors.bit_length()) | sensor) << DAY.bit_length()
+        key |= at - day * DAY
+        if (key[1:] > key[:-1]).all():
+            return readings
+        order = np.argsort(key)
+        is_same = key[order[1:]] == key[order[:-1]]
+        if is_same.any():
+            order = np.argsort(key, kind="stable")
+    if is_same.any():
+        order = order[np.concatenate([[True], ~is_same])]
     return readings.take(order)
 
 
@@ -115,38 +120,38 @@ class Backfill:
             return
         if not self._partitions.is_timescale:
             self._partitions.cover(self._other, "readings", readings.observed_at)
-        packed = pack_in_order(readings, self.batch)
-        stored = None if self._meets_repeats else self._again(lambda: self._copy(packed, len(readings)))
+        stored = None if self._meets_repeats else self._again(lambda: self._copy(readings))
         if stored is None:
-            stored = self._again(lambda: self._merge(packed)) or 0
+            stored = self._again(lambda: self._merge(readings))
         self._meets_repeats = stored < len(readings)
         self.stored += stored
         self._note(readings)
 
-    def _copy(self, packed: bytes, count: int) -> int | None:
+    def _copy(self, readings: Readings) -> int | None:
         """Straight into the table; None where something of it is there."""
         try:
             with self._connection.transaction():
-                self._write("readings", packed)
+                self._write("readings", readings)
         except psycopg.errors.UniqueViolation:
             return None
-        return count
+        return len(readings)
 
-    def _merge(self, packed: bytes) -> int:
+    def _merge(self, readings: Readings) -> int:
         with self._connection.transaction():
             self._connection.execute("truncate incoming")
-            self._write("incoming", packed)
+            self._write("incoming", readings)
             return self._connection.execute(
                 f"insert into readings {_COLUMNS} select sensor_id, observed_at, received_at, value, quality, batch"
                 " from incoming on conflict do nothing".encode()
             ).rowcount
 
-    def _write(self, table: str, packed: bytes) -> None:
+    def _write(self, table: str, readings: Readings) -> None:
         with (
             self._connection.cursor() as cursor,
             cursor.copy(f"copy {table} {_COLUMNS} from stdin (format binary)".encode()) as copy,
         ):
-            copy.write(packed)
+            for piece in packed_pieces(readings, self.batch):
+                copy.write(piece)
 
     def _again(self, work: Callable[[], T]) -> T:
         """`work`, once more where it and a commit of the service, which tries again as well, waited for each other."""

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
     ("README.md", "README.zh.md"),
     *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in
-      ("start", "page", "replay", "concepts", "connect-a-device", "write-a-rule", "operate")),
+      ("start", "import-a-model", "page", "replay", "concepts", "connect-a-device", "write-a-rule", "operate")),
 ]  # fmt: skip
 PAGES = [page for pair in PAIRS for page in pair]
 KINDS = load_kinds()
@@ -261,6 +261,8 @@ def test_every_command_and_option_shown_exists() -> None:
     for place, words in lines:
         command = group.commands.get(words[0])
         assert command is not None, f"{place}: cimtwin {words[0]}"
+        if words[1:] and words[1] in getattr(command, "commands", {}):
+            command = command.commands[words[1]]
         known = {name for parameter in command.params for name in parameter.opts} | {"--help"}
         for word in words[1:]:
             if word.startswith("-"):

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("twin", "ingest", "alerts", "models3d")
-SHELL = ("twin.api", "twin.app", "twin.cli", "twin.demo", "twin.importing", "twin.judging", "twin.model_imports", "twin.republish",
+SHELL = ("twin.api", "twin.app", "twin.cli", "twin.demo", "twin.exporting", "twin.importing", "twin.judging", "twin.model_imports", "twin.republish",
          "twin.replay_worker", "twin.replaying", "twin.replays",
          "twin.__main__")  # fmt: skip
 MAY_IMPORT = {

@@ -303,7 +303,9 @@ def test_the_command_imports_a_model_and_gives_it_back(database_url: str, tmp_pa
     assert "model 水网 (epanet), version 1: 5 assets, 3 nodes, 2 links; 5 added, 0 changed, 0 removed" in said[0]
     assert "模型 水网 版本 1:设施 5,节点 3,管段 2" in said[0]
     assert "unchanged, version 1" in said[1]
-    assert Town(database_url).on("水网:乙") == ["d/p"]
+    town = Town(database_url)
+    assert town.on("水网:乙") == ["d/p"]
+    town.connection.close()
     out = tmp_path / "out.inp"
     assert run("export", "models", "水网", "--out", str(out), **environ).returncode == 0
     assert out.read_bytes() == file.read_bytes()

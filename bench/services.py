@@ -98,6 +98,10 @@ class Service:
             self.environment["CIMTWIN_MQTT_LISTEN"] = f"127.0.0.1:{self.mqtt_port}"
         self.process: subprocess.Popen[bytes] | None = None
 
+    def environ(self) -> dict[str, str]:
+        """The environment of this service's commands."""
+        return _environment(self.environment)
+
     def command(self, *words: str) -> float:
         """Run `cimtwin …` to its end; how long it took."""
         begun = time.monotonic()

@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("twin", "ingest", "alerts", "models3d")
-SHELL = ("twin.api", "twin.apart", "twin.app", "twin.cli", "twin.demo", "twin.exporting", "twin.importing",
-         "twin.judging", "twin.model_imports", "twin.republish", "twin.tilesets", "twin.replay_worker",
-         "twin.replaying", "twin.replays", "twin.__main__")  # fmt: skip
+SHELL = ("twin.api", "twin.apart", "twin.app", "twin.cli", "twin.demo", "twin.exporting", "twin.exporting_models",
+         "twin.importing", "twin.judging", "twin.model_imports", "twin.republish", "twin.tilesets",
+         "twin.replay_worker", "twin.replaying", "twin.replays", "twin.__main__")  # fmt: skip
 MAY_IMPORT = {
     "twin": {"twin"},
     "alerts": {"alerts", "twin"},

@@ -201,6 +201,33 @@ def show_progress(name: str) -> Iterator[Callable[[str, float], None]]:
         yield lambda what, share: bar.update(task, completed=share, description=f"{name}: {what}")
 
 
+exports = typer.Typer(help="导出数据库内容 / what the database holds, as files", no_args_is_help=True)
+app.add_typer(exports, name="export")
+
+
+@exports.command("models")
+def export_models(
+    name: Annotated[str, typer.Argument(help="模型名 / the model's name")],
+    format_: Annotated[
+        str, typer.Option("--format", help="source 为原文件 / source: its own files as imported; or geojson")
+    ] = "source",
+    out: Annotated[Path | None, typer.Option(help="写入的文件 / the file to write")] = None,
+    as_of: Annotated[str | None, typer.Option(help="当时的版本 / as it was then (2026-07-01T00:00:00Z)")] = None,
+    version: Annotated[int | None, typer.Option(help="第几版 / this version")] = None,
+    config: Config = None,
+    data_dir: DataDirOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """导出一个模型 / one model: its own files as they were imported, or its assets as GeoJSON."""
+    with plain_errors():
+        from twin.embedded import database_url_for_command
+        from twin.exporting_models import export_model
+
+        settings = settings_of(config, data_dir=data_dir, database_url=database_url)
+        with database_url_for_command(settings) as dsn:
+            typer.echo(f"cimtwin: {export_model(dsn, name, format_, out, as_of, version)}")
+
+
 @app.command()
 def publish(
     files: Annotated[list[Path], typer.Argument(help="历史读数 / recorded readings")],
@@ -285,8 +312,6 @@ def replay(
             )
 
 
-exports = typer.Typer(help="导出读数、报警到文件 / readings, alerts to files", no_args_is_help=True)
-app.add_typer(exports, name="export")
 From = Annotated[str | None, typer.Option("--from", help="起始时刻(含) / from, included: 2023-12-18T00:00:00Z")]
 To = Annotated[str | None, typer.Option("--to", help="结束时刻(不含) / to, excluded")]
 OnlySensors = Annotated[list[str] | None, typer.Option("--sensor", help="只要这些测点 / only these (device/property)")]

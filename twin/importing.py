@@ -217,7 +217,7 @@ def import_model(
         return _noted(connection, Imported(name, newest[0], True), once)
     if len(sources) > 1:
         survey: Any = readers.reader("survey")
-        model = survey.read_tables([(s.data, s.name) for s in sources], words.crs, _share(progress, 0.0, 0.7))
+        model = survey.read_tables([(s.name, s.data) for s in sources], words.crs, _share(progress, 0.0, 0.7))
     else:
         model = readers.read(sources[0].data, first, words.crs, _share(progress, 0.0, 0.7))
     placed = place(model, name, words, first, size, sha256)

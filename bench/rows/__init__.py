@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.report import Figure
-from bench.rows import imports, judging, latency, models, network, replay, sensors, throughput
+from bench.rows import city_models, imports, judging, latency, models, network, replay, sensors, throughput
 from bench.services import Bench
 
 
@@ -34,6 +34,8 @@ ROWS: Final = (
     Row("replay-beside", "live ingest beside three replays", replay.beside_live),
     Row("trace", "traces through networks of 20,000 and 200,000 edges", network.traces),
     Row("isolate", "isolations in networks of 12,500 and 125,000 nodes", network.isolations),
+    Row("models-import", "20,000 LoD2 buildings and 100,000 pipes imported", city_models.imported),
+    Row("models-box", "boxes over a million assets", city_models.boxes),
     Row("models-epanet", "an EPANET file of 12,500 nodes read, and one ten times as large", models.epanet),
 )
 BY_NAME: Final = {row.name: row for row in ROWS}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import psycopg
 import pytest
 
 from models3d import crs
+from tests.system.test_commands import run
 from tests.twin.cities import CRS, house, pipes
 from twin import placing
 from twin.city import Asset, CityModel, InvalidModel
@@ -280,3 +283,35 @@ def test_a_model_without_a_crs_is_kept_and_not_placed(town: Town) -> None:
 )
 def test_a_model_is_named_after_its_file(file: str, name: str) -> None:
     assert name_of(file) == name
+
+
+def test_the_command_imports_a_model_and_gives_it_back(database_url: str, tmp_path: Path) -> None:
+    net = "[JUNCTIONS]\n甲 1 2\n乙 1 2\n[RESERVOIRS]\nR 9\n"
+    net += "[PIPES]\nP R 甲 10 100 100 0 Open\nQ 甲 {} 10 100 100 0 Open\n"
+    net += "[OPTIONS]\nUnits LPS\n[COORDINATES]\n甲 505000 2493000\n乙 505010 2493000\nR 505000 2493010\n[END]\n"
+    file, sensors = tmp_path / "水网.inp", tmp_path / "s.csv"
+    sensors.write_text("device,property,kind,unit,asset\nd,p,water.pressure,MPa,乙\n", "utf-8")
+    environ = {"CIMTWIN_DATABASE_URL": database_url}
+    file.write_text(net.format("nowhere"), "utf-8")
+    done = run("import", str(sensors), str(file), "--crs", "EPSG:4547", **environ)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "水网.inp, line 8" in done.stderr
+    file.write_text(net.format("乙"), "utf-8")
+    done = run("import", "--crs", "EPSG:4547", str(sensors), str(file), str(file), **environ)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()[1:]
+    assert "model 水网 (epanet), version 1: 5 assets, 3 nodes, 2 links; 5 added, 0 changed, 0 removed" in said[0]
+    assert "模型 水网 版本 1:设施 5,节点 3,管段 2" in said[0]
+    assert "unchanged, version 1" in said[1]
+    town = Town(database_url)
+    assert town.on("水网:乙") == ["d/p"]
+    town.connection.close()
+    out = tmp_path / "out.inp"
+    assert run("export", "models", "水网", "--out", str(out), **environ).returncode == 0
+    assert out.read_bytes() == file.read_bytes()
+    assert run("export", "models", "水网", "--format", "geojson", "--out", str(out), **environ).returncode == 0
+    features = {f["id"]: f for f in json.loads(out.read_text("utf-8"))["features"]}
+    assert features["水网:甲"]["geometry"]["coordinates"][0] == pytest.approx(114.0486, abs=1e-3)
+    assert features["水网:Q"]["geometry"]["type"] == "LineString"
+    wrong = [run("export", "models", *words, **environ) for words in (["x"], ["水网", "--format", "dwg"])]
+    assert [done.returncode for done in wrong] == [1, 2]

@@ -18,12 +18,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psycopg
 
 from bench import machine
-from bench.city import City, Stream
+from bench.city import Stream
 from twin.embedded import EmbeddedPostgres
 
 PATIENCE_S: Final = 120.0
@@ -33,6 +33,12 @@ _MOSQUITTO: Final = (
     "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
     "persistence false\nset_tcp_nodelay true\n"
 )
+
+
+class Sensors(Protocol):
+    """Anything that has a sensor list."""
+
+    def csv(self, interval_s: int) -> str: ...
 
 
 class RowFailed(Exception):  # noqa: N818 - an outcome
@@ -109,7 +115,7 @@ class Service:
             raise RowFailed(f"cimtwin {words[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
         return time.monotonic() - begun
 
-    def import_sensors(self, city: City, interval_s: int = 3600) -> float:
+    def import_sensors(self, city: Sensors, interval_s: int = 3600) -> float:
         """Put the city's sensors into the database; how long the command took."""
         file = self.folder / "sensors.csv"
         file.write_text(city.csv(interval_s), encoding="utf-8")
@@ -272,7 +278,7 @@ class Bench:
         return self._mosquitto_url, self._mosquitto.pid
 
     @contextlib.contextmanager
-    def service(self, city: City, broker: str = "mosquitto") -> Iterator[Running]:
+    def service(self, city: Sensors, broker: str = "mosquitto") -> Iterator[Running]:
         """A running service that knows the city's sensors, on a database of its own."""
         with self.database() as url:
             mqtt_url = self.mosquitto()[0] if broker == "mosquitto" else None

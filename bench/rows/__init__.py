@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.report import Figure
-from bench.rows import judging, latency, replay, sensors, throughput, waveforms
+from bench.rows import judging, latency, questions, replay, sensors, throughput, waveforms
 from bench.services import Bench
 
 
@@ -28,6 +28,7 @@ ROWS: Final = (
     Row("sensors", "100,000 sensors: import, start, memory", sensors.load),
     Row("judging", "judging alone, default pack, 100,000 sensors", judging.alone),
     Row("latency", "publish to committed and to alert frame at 5,000 messages/s", latency.steady),
+    Row("http", "questions over HTTP beside 50 million readings", questions.asked),
     Row("waveforms", "150 bridges x 50 channels x 50 Hz in blocks of 5 s: CPU of all", waveforms.bridges),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),
     Row("replay-beside", "live ingest beside three replays", replay.beside_live),

@@ -11,10 +11,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from bench import mqtt
 from bench.city import BEGIN_MS, Stream, write_stream
 from bench.report import Figure
-from bench.services import Bench, RowFailed, Running, until
+from bench.services import Bench, RowFailed, Running
 
 BRIDGES: Final = 150
 CHANNELS: Final = 50
@@ -46,7 +45,7 @@ class Bridges:
         return 2.0 + 0.02 * bridge
 
     def samples(self, n: int) -> NDArray[np.float64]:
-        """(channels, samples) in m/s², four decimals as a 16-bit converter of ±2 g gives: a swaying bridge and noise."""
+        """(channels, samples) in m/s², four decimals, about what a 16-bit converter gives: a swaying bridge."""
         chance = np.random.default_rng(n)
         seconds = np.arange(SAMPLES) / RATE_HZ
         phase = chance.uniform(0, 2 * math.pi, (CHANNELS, 1))
@@ -83,7 +82,7 @@ def bridges(bench: Bench) -> list[Figure]:
             with bench.publisher(running.service.mqtt_port, stream, "--rate", f"{rate:g}") as publisher:
                 publisher.go()
                 sent = publisher.result()
-            until(lambda: running.standing().stored - before.stored >= stream.readings, "the blocks to be committed")
+            running.wait_until_stored(before.stored + stream.readings)
             after = running.cpu()
             seconds = count / rate
             used.append({name: (after[name] - cpu[name]) / seconds for name in after})

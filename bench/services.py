@@ -191,6 +191,7 @@ class Child:
         self.process.stdin.flush()
 
     def result(self) -> dict[str, float]:
+        """What it has to say at its end, however long that takes."""
         line = self._line()
         self.process.wait(30)
         if not line:
@@ -216,10 +217,11 @@ def child(*words: str) -> Iterator[Child]:
 class Bench:
     """What rows share: a temporary folder, one embedded PostgreSQL, one mosquitto, and how long to measure."""
 
-    def __init__(self, folder: Path, runs: int, scale: float) -> None:
+    def __init__(self, folder: Path, runs: int, scale: float, minutes: float) -> None:
         self.folder = folder
         self.runs = runs
         self.scale = scale
+        self.minutes = minutes
         self._stack = contextlib.ExitStack()
         self._postgres: EmbeddedPostgres | None = None
         self._mosquitto: subprocess.Popen[bytes] | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.report import Figure
-from bench.rows import judging, latency, questions, replay, sensors, throughput, waveforms
+from bench.rows import judging, latency, questions, replay, sensors, starting, steady, throughput, waveforms
 from bench.services import Bench
 
 
@@ -16,6 +16,7 @@ class Row:
     name: str
     title: str
     measure: Callable[[Bench], list[Figure]]
+    is_long: bool = False  # measured only where it is named
 
 
 ROWS: Final = (
@@ -26,11 +27,13 @@ ROWS: Final = (
     Row("packs-nats", "packed form through the embedded broker", throughput.packs_nats),
     Row("redelivered", "everything once more: all duplicates", throughput.redelivered),
     Row("sensors", "100,000 sensors: import, start, memory", sensors.load),
+    Row("start", "starting with 100,000 sensors and a million alerts", starting.long_past),
     Row("judging", "judging alone, default pack, 100,000 sensors", judging.alone),
     Row("latency", "publish to committed and to alert frame at 5,000 messages/s", latency.steady),
-    Row("http", "questions over HTTP beside 50 million readings", questions.asked),
+    Row("http", "questions over HTTP beside 50 million readings", questions.asked, is_long=True),
     Row("waveforms", "150 bridges x 50 channels x 50 Hz in blocks of 5 s: CPU of all", waveforms.bridges),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),
     Row("replay-beside", "live ingest beside three replays", replay.beside_live),
+    Row("long", "ten minutes at 60 % of the top rate, with upkeep", steady.long, is_long=True),
 )
 BY_NAME: Final = {row.name: row for row in ROWS}

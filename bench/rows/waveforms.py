@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bench.city import BEGIN_MS, Stream, write_stream
 from bench.report import Figure
 from bench.services import Bench, RowFailed, Running
+from twin.store.waveforms import expanded
 
 BRIDGES: Final = 150
 CHANNELS: Final = 50
@@ -118,7 +119,8 @@ def bridges(bench: Bench) -> list[Figure]:
 def _found(running: Running, after_batch: int) -> dict[str, int]:
     """What SELECT finds of batches after that one."""
     row = running.connection.execute(
-        "select count(*), coalesce(sum(octet_length(samples)), 0), coalesce(sum(octet_length(samples) / 4), 0),"
+        "select count(*), coalesce(sum(octet_length(samples)), 0),"
+        " coalesce(sum(octet_length(samples) / case when decimals is null then 4 else 2 end), 0),"
         " (select count(*) from readings where batch > %(batch)s),"
         " (select sum(pg_total_relation_size(inhrelid)) from pg_inherits"
         "  where inhparent = 'waveform_blocks'::regclass)"
@@ -138,7 +140,7 @@ def _equal(running: Running, city: Bridges, first: int, count: int) -> int:
         sent = city.samples(n)[channel]
         name = f"acc_{channel:02d}"
         row: Any = running.connection.execute(
-            "select b.samples, f.value from sensors s join waveform_blocks b on b.sensor_id = s.id"
+            "select b.samples, b.decimals, f.value from sensors s join waveform_blocks b on b.sensor_id = s.id"
             " join sensors fs on fs.device = s.device and fs.property = s.property || '.frequency'"
             " join readings f on f.sensor_id = fs.id and f.observed_at = b.started_at"
             " where s.device = %s and s.property = %s and b.started_at = to_timestamp(%s)",
@@ -146,7 +148,7 @@ def _equal(running: Running, city: Bridges, first: int, count: int) -> int:
         ).fetchone()
         if row is None:
             continue
-        found = np.frombuffer(row[0], "<f4")
-        is_near = abs(row[1] - city.frequency(n % BRIDGES)) < 1 / BLOCK_S
+        found = expanded(row[0], row[1])
+        is_near = abs(row[2] - city.frequency(n % BRIDGES)) < 1 / BLOCK_S
         equal += bool(is_near and np.array_equal(found, sent.astype(np.float32)))
     return equal

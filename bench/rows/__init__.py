@@ -34,6 +34,7 @@ ROWS: Final = (
     Row("waveforms", "150 bridges x 50 channels x 50 Hz in blocks of 5 s: CPU of all", waveforms.bridges),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),
     Row("replay-beside", "live ingest beside three replays", replay.beside_live),
+    Row("cities", "what cities of three sizes ask of a machine when busiest", steady.cities),
     Row("long", "ten minutes at 60 % of the top rate, with upkeep", steady.long, is_long=True),
 )
 BY_NAME: Final = {row.name: row for row in ROWS}

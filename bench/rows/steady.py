@@ -18,6 +18,9 @@ LOOK_S: Final = 1.0
 MEMORY_GOAL: Final = 1.1
 LATENCY_GOAL: Final = 2.0
 LAG_GOAL: Final = 1.0
+# Sensors, and single messages a second at the busiest: a small city, one of reference, a large one in a storm.
+CITIES: Final = ((5_000, 50), (20_000, 1_000), (100_000, 5_000))
+CITY_S: Final = 20
 
 
 class Watch(threading.Thread):
@@ -105,6 +108,40 @@ def long(bench: Bench) -> list[Figure]:
             | {f"{name}, cores": (used[name] - cpu[name]) / seconds for name in used},
         ),
     ]  # fmt: skip
+
+
+def cities(bench: Bench) -> list[Figure]:
+    """What cities of three sizes ask of a machine when they are busiest."""
+    figures = []
+    for size, rate in CITIES:
+        city = City(size)
+        seconds = bench.scaled(CITY_S)
+        cores, parts, stored = [], [], 0
+        with bench.service(city) as running:
+            running.take(bench, city.singles(bench.file("warm-up.npz"), 0, city.size))
+            for _ in range(bench.runs):
+                before, cpu = running.standing(), running.cpu()
+                with child(
+                    "bench.steady", str(running.service.mqtt_port), str(city.size), str(rate), str(seconds)
+                ) as publisher:
+                    publisher.go()
+                    publisher.result()
+                running.wait_until_stored(before.stored + rate * seconds)
+                used = running.cpu()
+                parts.append({name: (used[name] - cpu[name]) / seconds for name in used})
+                cores.append(sum(parts[-1].values()))
+                rows, batches = running.stored_rows(before.batch)
+                stored += rows
+            memory = machine.memory_mb(running.service.pid)[1]
+        figures.append(
+            Figure(
+                "cities", f"CPU of {size:,} sensors, {rate:,} messages/s, all three", "cores", cores, verified=stored,
+                expected=rate * seconds * bench.runs,
+                details={f"{name}, cores": statistics.median(part[name] for part in parts) for name in parts[0]}
+                | {"batches a second": batches / seconds, "the service's memory, highest, MB": memory},
+            )
+        )  # fmt: skip
+    return figures
 
 
 def _percentiles(running: Running, after_batch: int, begun: float) -> list[tuple[Any, ...]]:

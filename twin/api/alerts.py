@@ -30,7 +30,7 @@ from twin.api.parameters import (
 )
 from twin.api.sensors import check_asset
 from twin.api.view import ServiceView
-from twin.live import alert_json, event_json
+from twin.live import alert_json, alerts_json, event_json
 from twin.model import LEVELS, AlertState, Level, NotFound
 from twin.store.reader import AlertQuery
 
@@ -113,11 +113,11 @@ def router(service: ServiceView) -> APIRouter:
             found = {alert.id: alert for alert in service.alerts(id_ for _, id_ in ids[:limit])}
             gone = [id_ for _, id_ in ids[:limit] if id_ not in found]  # cleared since we asked
             found |= {alert.id: alert for alert in await service.reader.alerts_of(gone)}
-            return page([alert_json(found[id_]) for _, id_ in ids[:limit] if id_ in found], following)
+            return page(alerts_json([found[id_] for _, id_ in ids[:limit] if id_ in found]), following)
         listed = await service.reader.alerts(query, limit + 1, seen)
         following = cursor("alerts", listed[limit - 1].raised_at, listed[limit - 1].id) if len(listed) > limit else None
         standing = {alert.id: alert for alert in service.alerts(a.id for a in listed[:limit])}
-        return page([alert_json(standing.get(alert.id, alert)) for alert in listed[:limit]], following)
+        return page(alerts_json([standing.get(alert.id, alert) for alert in listed[:limit]]), following)
 
     @routes.get(
         "/alerts/{id}",

@@ -86,15 +86,12 @@ def latest_items(service: ServiceView, indices: Sequence[int], now: Micros) -> l
     return items
 
 
-def bucket_json(bucket: Bucket) -> dict[str, Any]:
-    return {
-        "bucket": iso(bucket.at),
-        "min": bucket.min,
-        "max": bucket.max,
-        "avg": bucket.avg,
-        "count": bucket.count,
-        "last": bucket.last,
-    }
+def bucket_items(buckets: Sequence[Bucket]) -> list[dict[str, Any]]:
+    times = isos(np.array([bucket.at for bucket in buckets], np.int64))
+    return [
+        {"bucket": at, "min": b.min, "max": b.max, "avg": b.avg, "count": b.count, "last": b.last}
+        for at, b in zip(times, buckets, strict=True)
+    ]
 
 
 def router(service: ServiceView) -> APIRouter:
@@ -185,7 +182,7 @@ def router(service: ServiceView) -> APIRouter:
             found = await service.reader.buckets(index, start, end, width, limit + 1, dirty, known)
             if len(found) > limit:
                 following = cursor(f"readings {bucket}", found[limit].at)
-            return page([bucket_json(b) for b in found[:limit]], following)
+            return page(bucket_items(found[:limit]), following)
         rows = await service.reader.readings(index, start, end, limit + 1, known)
         if len(rows) > limit:
             following = cursor("readings raw", int(rows.observed_at[limit]))

@@ -354,9 +354,9 @@ class Running:
         received, stored, duplicate, quarantined, batch, at = row
         return Standing(received, stored, duplicate, quarantined, batch, at or 0.0)
 
-    def wait_until_stored(self, readings: int) -> None:
+    def wait_until_stored(self, readings: int, patience_s: float = PATIENCE_S) -> None:
         """Wait until the counters say that so many are stored."""
-        until(lambda: self.standing().stored >= readings, f"{readings} stored readings", pause_s=0.05)
+        until(lambda: self.standing().stored >= readings, f"{readings} stored readings", patience_s, 0.05)
 
     def stored_rows(self, after_batch: int) -> tuple[int, int]:
         """How many readings there are of batches after that one, and in how many batches: what SELECT finds."""

@@ -334,7 +334,7 @@ class Alert:
         return Alert(*_ALERT(self))
 
 
-_ALERT: Final = attrgetter(*(f.name for f in fields(Alert)))  # a third of the time of dataclasses.replace
+_ALERT: Final = attrgetter(*(f.name for f in fields(Alert)))  # a seventh of the time of dataclasses.replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ WORKERS: Final = 2
 _ROWS: Final = (
     "select s.id as sensor_id, timestamptz 'epoch' + (%(begin)s + step * 60000000::bigint + s.n %% 50000 * 1000)"
     " * interval '1 us' as at, step,"
-    " round((s.base + s.swing * ((s.n * 31 + step * 17) %% 97) / 97)::numeric, 4)::float8 as value"
+    " round((s.base + s.swing * ((s.n * 31 + step * 17) %% 97) / 97) * 10000) / 10000 as value"
     " from generate_series(%(first)s::bigint, %(last)s::bigint) as step, bench_sensors s"
 )
 # A minute after the other, as they come to a service; the aggregates five minutes at a time, as it refreshes them.
@@ -206,7 +206,12 @@ def _fill(bench: Bench, running: Running, city: City, steps: int) -> dict[str, f
     connection.execute("drop table bench_sensors")
     connection.execute("vacuum analyze")
     size = _count(running, "select pg_database_size(current_database())")
+    days = "(select sum(pg_total_relation_size(inhrelid)) from pg_inherits where inhparent = 'readings'::regclass)"
+    minutes = "pg_total_relation_size('readings_1m')"
+    each = [_count(running, f"select round({bytes_} / {steps * city.size})") for bytes_ in (days, minutes)]
     return {
+        "bytes a reading with its index": each[0],
+        "bytes a minute of a sensor, aggregated": each[1],
         "making the readings took, s": readings_s,
         "their aggregates and all the rest, s": time.monotonic() - begun - readings_s,
         "database, GB": size / 1e9,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import threading
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 from bench import machine
 from bench.city import City
 from bench.report import Figure
-from bench.services import Bench, RowFailed, Running, child, until
+from bench.services import PATIENCE_S, Bench, RowFailed, Running, child, until
 
 SENSORS: Final = 10_000
 SHARE: Final = 0.6  # of the top rate
@@ -24,19 +25,21 @@ CITY_S: Final = 20
 
 
 class Watch(threading.Thread):
-    """Looks at the service's memory and lag once a second."""
+    """Looks at the service's memory and lag, and the machine's load, once a second."""
 
     def __init__(self, running: Running) -> None:
         super().__init__(daemon=True)
         self.running = running
         self.memory: list[float] = []
         self.lag: list[float] = []
+        self.load: list[float] = []
         self._end = threading.Event()
         self.start()
 
     def run(self) -> None:
         while not self._end.wait(LOOK_S):
             self.memory.append(machine.memory_mb(self.running.service.pid)[0])
+            self.load.append(os.getloadavg()[0])
             self.lag.append(float(self.running.service.stats()["lag_s"]))
 
     def end(self) -> None:
@@ -66,13 +69,15 @@ def long(bench: Bench) -> list[Figure]:
             watch.end()
         used = running.cpu()
         count = round(rate * seconds)
-        running.wait_until_stored(before.stored + count)
+        # Where others took the cores meanwhile, messages wait in the broker: all must be stored nevertheless.
+        running.wait_until_stored(before.stored + count, max(PATIENCE_S, seconds))
         lag_s = running.standing().at - (sent["begun"] + seconds)
         until(lambda: running.service.stats()["lag_s"] == 0, "the lag to be nothing", 30)
         stored, batches = running.stored_rows(before.batch)
         minutes = _percentiles(running, before.batch, sent["begun"])
         refreshed: Any = running.connection.execute("select aggregated_batch, batch from service").fetchone()
-        if seconds >= 360 and refreshed[0] <= before.batch:
+        aggregated = max(0, refreshed[0] - before.batch)
+        if seconds >= 360 and not aggregated:
             raise RowFailed("the aggregates were not refreshed meanwhile")
     p99 = [float(row[2]) * 1000 for row in minutes]
     later = [float(row[2]) * 1000 for row in minutes[1:]] or p99
@@ -104,7 +109,8 @@ def long(bench: Bench) -> list[Figure]:
             "from the last message being due to all committed", lag_s, "s", LAG_GOAL,
             **{"largest lag the service told of meanwhile, s": max(watch.lag),
                "readings a batch": stored / max(1, batches),
-               "aggregated, of the batches": f"{refreshed[0] - before.batch:,} of {refreshed[1] - before.batch:,}"}
+               "batches aggregated meanwhile": f"{aggregated:,} of {refreshed[1] - before.batch:,}",
+               "load of the machine by minute": words(f"{load:.1f}" for load in watch.load[::60])}
             | {f"{name}, cores": (used[name] - cpu[name]) / seconds for name in used},
         ),
     ]  # fmt: skip

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import statistics
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import orjson
+import psycopg
 from numpy.typing import NDArray
 
 from bench.city import BEGIN_MS, Stream, write_stream
@@ -25,6 +28,7 @@ SECONDS: Final = 30
 GOAL: Final = 1.0
 STATISTICS: Final = 4
 LOOKED_AT: Final = 200  # blocks compared sample by sample
+BARE_S: Final = 10
 
 
 class Bridges:
@@ -53,15 +57,17 @@ class Bridges:
         wave = 0.03 * np.sin(2 * math.pi * self.frequency(n % BRIDGES) * seconds + phase)
         return np.round(wave + chance.normal(0, 0.006, wave.shape), 4)
 
+    def payload(self, n: int) -> bytes:
+        values = {f"acc_{channel:02d}": column for channel, column in enumerate(self.samples(n))}
+        body = {"ts": self.at_ms(n), "rate_hz": RATE_HZ, "values": values}
+        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
     def stream(self, path: Path, first: int, count: int) -> Stream:
         """`count` messages of a block of each channel, about 93 kB of JSON each."""
 
         def make(number: int) -> tuple[str, bytes]:
             n = first + number
-            values = {f"acc_{channel:02d}": column for channel, column in enumerate(self.samples(n))}
-            body = {"ts": self.at_ms(n), "rate_hz": RATE_HZ, "values": values}
-            payload = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-            return f"cim/v1/default/br-{n % BRIDGES:03d}/waveform", payload
+            return f"cim/v1/default/br-{n % BRIDGES:03d}/waveform", self.payload(n)
 
         return write_stream(path, count, count * CHANNELS, make)
 
@@ -74,6 +80,7 @@ def bridges(bench: Bench) -> list[Figure]:
     used: list[dict[str, float]] = []
     stored = checked = summaries = size = blocks = 0
     late: list[float] = []
+    bare: list[float] = []
     with bench.service(city) as running:
         running.take(bench, city.stream(bench.file("warm-up.npz"), 0, BRIDGES))
         position = BRIDGES
@@ -94,6 +101,7 @@ def bridges(bench: Bench) -> list[Figure]:
             size += found["bytes"]
             summaries += found["summaries"]
             checked += _equal(running, city, position, count)
+            bare.append(_bare(running, city, position, min(count, round(BARE_S * rate))) * rate)
             position += count
     expected = count * CHANNELS * SAMPLES * bench.runs
     looked = min(LOOKED_AT, count) * bench.runs
@@ -104,6 +112,8 @@ def bridges(bench: Bench) -> list[Figure]:
         Figure(
             "waveforms", f"CPU of {per_second:,.0f} samples/s stored and summarised, all three", "cores",
             [sum(parts.values()) for parts in used], GOAL, "at most", verified=stored, expected=expected, fault=fault,
+            ratio=statistics.median(sum(parts.values()) / b for parts, b in zip(used, bare, strict=True)),
+            ratio_to="a program that only reads the JSON and copies float32 blocks in, no broker",
             details={f"{name}, cores": statistics.median(parts[name] for parts in used) for name in used[0]}
             | {
                 "stored, bytes a sample": size / max(1, stored),
@@ -152,3 +162,31 @@ def _equal(running: Running, city: Bridges, first: int, count: int) -> int:
         is_near = abs(row[2] - city.frequency(n % BRIDGES)) < 1 / BLOCK_S
         equal += bool(is_near and np.array_equal(found, sent.astype(np.float32)))
     return equal
+
+
+def _bare(running: Running, city: Bridges, first: int, count: int) -> float:
+    """CPU s a message, here and in PostgreSQL, of reading its JSON and copying its blocks as float32 into a table like
+    `waveform_blocks`, a commit a message."""
+    payloads = [city.payload(n) for n in range(first, first + count)]
+    with psycopg.connect(running.url) as connection:
+        connection.execute("create table bare_blocks (like waveform_blocks including all)")
+        connection.commit()
+        begun = time.process_time() + running.cpu()["PostgreSQL"]
+        for number, payload in enumerate(payloads):
+            body = orjson.loads(payload)
+            started_at = dt.datetime.fromtimestamp(body["ts"] / 1000 + number, dt.UTC)
+            with (
+                connection.cursor() as cursor,
+                cursor.copy(
+                    "copy bare_blocks (sensor_id, started_at, received_at, rate_hz, samples, quality, batch)"
+                    " from stdin (format binary)"
+                ) as copy,
+            ):
+                copy.set_types(["int4", "timestamptz", "timestamptz", "float8", "bytea", "int2", "int8"])
+                for channel, samples in enumerate(body["values"].values()):
+                    block = np.array(samples, "<f4").tobytes()
+                    copy.write_row((channel, started_at, started_at, RATE_HZ, block, 0, 1))
+            connection.commit()
+        used = time.process_time() + running.cpu()["PostgreSQL"] - begun
+        connection.execute("drop table bare_blocks")
+    return used / count

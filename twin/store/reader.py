@@ -313,7 +313,7 @@ class Reader:
     async def alert_ids(
         self, which: AlertQuery, limit: int, after: tuple[Micros, str] | None = None
     ) -> list[tuple[Micros, str]]:
-        """`(raised_at, id)` of those that `alerts` would give: a sixth of its time, for who has the rest in memory."""
+        """`(raised_at, id)` of those that `alerts` would give, for who has the rest in memory."""
         where, params = _chosen(which, after)
         found = await self._rows(f"select a.raised_at, a.id {where} limit %(limit)s", params | {"limit": limit})
         return [(micros(at), id_) for at, id_ in found]

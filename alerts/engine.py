@@ -217,17 +217,26 @@ class Engine:
 
     def extremes(self, rule: int, sensor: int) -> tuple[float, float, int]:
         """`(last value, peak value, peak level)` of the open alert of a rule on a sensor; NaNs and 0 if none is."""
-        nothing = (float("nan"), float("nan"), 0)
-        own = int(self._own(np.array([sensor], np.int32))[0])
-        if not 0 <= own < self._size or not 0 <= rule < len(self.rules):
-            return nothing
-        family = self.families.get(DETECTORS.get(self.rules.rules[rule].detector, ""))
-        if family is None:
-            return nothing
-        row = int(family.rows.find(np.array([own]), np.array([rule]))[0])
-        if row < 0 or not family.level()[row]:
-            return nothing
-        return family.extremes(row)
+        return self.extremes_of([rule], [sensor])[0]
+
+    def extremes_of(self, rules: Sequence[int], sensors: Sequence[int]) -> list[tuple[float, float, int]]:
+        """`extremes` of many at once, one a (rule, sensor)."""
+        found = [(float("nan"), float("nan"), 0)] * len(rules)
+        own = self._own(np.array(sensors, np.int32))
+        families: dict[str, list[int]] = {}
+        for place, rule in enumerate(rules):
+            if 0 <= own[place] < self._size and 0 <= rule < len(self.rules):
+                families.setdefault(DETECTORS.get(self.rules.rules[rule].detector, ""), []).append(place)
+        for name, places in families.items():
+            family = self.families.get(name)
+            if family is None:
+                continue
+            level = family.level()
+            rows = family.rows.find(own[places], np.array([rules[place] for place in places]))
+            for place, row in zip(places, rows.tolist(), strict=True):
+                if row >= 0 and level[row]:
+                    found[place] = family.extremes(row)
+        return found
 
     def levels(self) -> tuple[Ints, Indices, NDArray[np.int8]]:
         """Columns `rule`, `sensor`, `level` of all open alerts on sensors."""

@@ -26,21 +26,23 @@ def main() -> int:
     options.add_argument("--list", action="store_true", help="name the rows and end")
     options.add_argument("--runs", type=int, default=3, help="runs of each row, the median counts (3)")
     options.add_argument("--scale", type=float, default=1.0, help="times the usual amount of readings (1)")
+    options.add_argument("--minutes", type=float, default=10.0, help="how long the row `long` lasts (10)")
     given = options.parse_args()
     if given.list:
         for row in ROWS:
-            print(f"{row.name:12} {row.title}")
+            print(f"{row.name:13} {row.title}{'; only where it is named' if row.is_long else ''}")
         return 0
     names = [name for words in given.only for name in words.split(",") if name]
     unknown = sorted(set(names) - BY_NAME.keys())
     if unknown:
         options.error(f"no row {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
-    if given.runs < 1 or not given.scale > 0:
-        options.error("--runs and --scale must be above 0")
-    return _measure([BY_NAME[name] for name in names] or list(ROWS), given.runs, given.scale, given.json)
+    if given.runs < 1 or not given.scale > 0 or not given.minutes > 0:
+        options.error("--runs, --scale and --minutes must be above 0")
+    rows = [BY_NAME[name] for name in names] or [row for row in ROWS if not row.is_long]
+    return _measure(rows, given.runs, given.scale, given.minutes, given.json)
 
 
-def _measure(rows: list[Row], runs: int, scale: float, json_file: Path | None) -> int:
+def _measure(rows: list[Row], runs: int, scale: float, minutes: float, json_file: Path | None) -> int:
     logs.configure("warning", False)
     begun = time.monotonic()
     figures: list[Figure] = []
@@ -52,7 +54,7 @@ def _measure(rows: list[Row], runs: int, scale: float, json_file: Path | None) -
     with tempfile.TemporaryDirectory(prefix="cimtwin-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o711)  # PostgreSQL may run as another user
-        bench = Bench(folder, runs, scale)
+        bench = Bench(folder, runs, scale, minutes)
         try:
             about = _machine(bench)
             say("  ".join(f"{key} {value}" for key, value in about.items()))

@@ -109,7 +109,7 @@ class City:
             body += "0" * max(0, SINGLE_BYTES - len(body) - 3) + '"}}'
             return f"{root}/v1/default/{device}/telemetry", body.encode()
 
-        return _write(path, count, count, make)
+        return write_stream(path, count, count, make)
 
     def packed(self, path: Path, first: int, count: int, root: str = "cim") -> Stream:
         """Packs of 50 readings in a gateway's packed form."""
@@ -121,7 +121,7 @@ class City:
             values = ",".join(str(self.value(i)) for i in rows)
             return f"{root}/v1/default/gateway/telemetry", f'{{"s":[{names}],"t":[{times}],"v":[{values}]}}'.encode()
 
-        return _write(path, count, count * PACK, make)
+        return write_stream(path, count, count * PACK, make)
 
     def senml(self, path: Path, first: int, count: int, root: str = "cim") -> Stream:
         """Packs of 50 readings of one logger in SenML JSON; `points` must be 50."""
@@ -139,7 +139,7 @@ class City:
             base = f'{{"bn":"{device}:","bt":{begin // 1000}.{begin % 1000:03d}}}'
             return f"{root}/v1/default/{device}/senml", f"[{base},{records}]".encode()
 
-        return _write(path, count, count * PACK, make)
+        return write_stream(path, count, count * PACK, make)
 
 
 def _spec(n: int) -> tuple[str, float, float]:
@@ -149,7 +149,8 @@ def _spec(n: int) -> tuple[str, float, float]:
     return kind, base, swing
 
 
-def _write(path: Path, messages: int, readings: int, make: Callable[[int], tuple[str, bytes]]) -> Stream:
+def write_stream(path: Path, messages: int, readings: int, make: Callable[[int], tuple[str, bytes]]) -> Stream:
+    """Packets of `messages` messages into a file; `make` gives topic and payload of each."""
     packets = []
     for number in range(messages):
         topic, payload = make(number)

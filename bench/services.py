@@ -18,12 +18,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psycopg
 
 from bench import machine
-from bench.city import City, Stream
+from bench.city import Stream
 from twin.embedded import EmbeddedPostgres
 
 PATIENCE_S: Final = 120.0
@@ -33,6 +33,12 @@ _MOSQUITTO: Final = (
     "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
     "persistence false\nset_tcp_nodelay true\n"
 )
+
+
+class Sensors(Protocol):
+    """Anything that has a sensor list."""
+
+    def csv(self, interval_s: int) -> str: ...
 
 
 class RowFailed(Exception):  # noqa: N818 - an outcome
@@ -113,7 +119,7 @@ class Service:
             raise RowFailed(f"cimtwin {words[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
         return time.monotonic() - begun
 
-    def import_sensors(self, city: City, interval_s: int = 3600) -> float:
+    def import_sensors(self, city: Sensors, interval_s: int = 3600) -> float:
         """Put the city's sensors into the database; how long the command took."""
         file = self.folder / "sensors.csv"
         file.write_text(city.csv(interval_s), encoding="utf-8")
@@ -189,6 +195,7 @@ class Child:
         self.process.stdin.flush()
 
     def result(self) -> dict[str, float]:
+        """What it has to say at its end, however long that takes."""
         line = self._line()
         self.process.wait(30)
         if not line:
@@ -214,10 +221,11 @@ def child(*words: str) -> Iterator[Child]:
 class Bench:
     """What rows share: a temporary folder, one embedded PostgreSQL, one mosquitto, and how long to measure."""
 
-    def __init__(self, folder: Path, runs: int, scale: float) -> None:
+    def __init__(self, folder: Path, runs: int, scale: float, minutes: float) -> None:
         self.folder = folder
         self.runs = runs
         self.scale = scale
+        self.minutes = minutes
         self._stack = contextlib.ExitStack()
         self._postgres: EmbeddedPostgres | None = None
         self._mosquitto: subprocess.Popen[bytes] | None = None
@@ -276,7 +284,7 @@ class Bench:
         return self._mosquitto_url, self._mosquitto.pid
 
     @contextlib.contextmanager
-    def service(self, city: City, broker: str = "mosquitto") -> Iterator[Running]:
+    def service(self, city: Sensors, broker: str = "mosquitto") -> Iterator[Running]:
         """A running service that knows the city's sensors, on a database of its own."""
         with self.database() as url:
             mqtt_url = self.mosquitto()[0] if broker == "mosquitto" else None
@@ -349,6 +357,10 @@ class Running:
         assert row is not None
         received, stored, duplicate, quarantined, batch, at = row
         return Standing(received, stored, duplicate, quarantined, batch, at or 0.0)
+
+    def wait_until_stored(self, readings: int, patience_s: float = PATIENCE_S) -> None:
+        """Wait until the counters say that so many are stored."""
+        until(lambda: self.standing().stored >= readings, f"{readings} stored readings", patience_s, 0.05)
 
     def stored_rows(self, after_batch: int) -> tuple[int, int]:
         """How many readings there are of batches after that one, and in how many batches: what SELECT finds."""

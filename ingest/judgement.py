@@ -112,6 +112,8 @@ class Judgement:
         self.lateness = lateness
         self._decoder = codecs.Decoder(catalog, default_tenant, max_bytes)
         self.started_at = started_at
+        # Of sensors with waveforms, those of their summaries, as looked up when the catalogue had changed so often.
+        self._statistics_of: tuple[int, dict[int, list[int]]] = -1, {}
         self.state = SensorState.of(len(catalog))
         self.judged_at = np.zeros(len(catalog), np.int64)  # newest event time that came by the pipeline, not an import
         self.engine = Engine(rules, catalog, started_at)
@@ -176,6 +178,8 @@ class Judgement:
         """The sensors that summaries of these waveforms need and the catalogue lacks."""
         wanted: dict[str, Sensor] = {}
         for index in {block.sensor for block in decoded.waveforms}:
+            if self._statistics(index) is not None:
+                continue
             sensor = self.catalog.sensors[index]
             for statistic in STATISTICS:
                 prop = f"{sensor.property}.{statistic}"
@@ -189,6 +193,23 @@ class Judgement:
                 )  # fmt: skip
                 wanted[derived.id] = derived
         return list(wanted.values())
+
+    def _statistics(self, index: int) -> list[int] | None:
+        """The sensors that hold the summaries of a sensor's waveforms, in the order of `STATISTICS`; None where one is
+        missing."""
+        changes, known = self._statistics_of
+        if changes != self.catalog.changes:
+            known = {}
+            self._statistics_of = self.catalog.changes, known
+        found = known.get(index)
+        if found is None:
+            sensor = self.catalog.sensors[index]
+            properties = self.catalog.devices[sensor.device]
+            names = [f"{sensor.property}.{name}" for name in STATISTICS]
+            if not all(name in properties for name in names):
+                return None
+            found = known[index] = [properties[name] for name in names]
+        return found
 
     def decide(
         self,
@@ -204,7 +225,7 @@ class Judgement:
             decoded.sensor, decoded.observed_at, decoded.received_at, decoded.value,
             np.zeros(len(decoded.sensor), np.uint8),
         )  # fmt: skip
-        blocks, repeated_blocks = self._new_blocks(decoded.waveforms, archive)
+        blocks, repeated_blocks = self._new_blocks(decoded.waveforms, archive, asks_all)
         summaries = self._summaries(blocks)
         counted = np.concatenate([np.ones(len(readings), bool), np.zeros(len(summaries), bool)])
         by_gateway = np.concatenate([decoded.by_gateway, np.zeros(len(summaries), bool)])
@@ -248,42 +269,49 @@ class Judgement:
         outcome.alerts, outcome.events = docket.alerts, docket.events
         return decision
 
-    def _new_blocks(self, blocks: list[WaveformBlock], archive: Archive) -> tuple[list[WaveformBlock], int]:
-        """The blocks not stored yet, first of each sensor and start, and how many others there are."""
+    def _new_blocks(
+        self, blocks: list[WaveformBlock], archive: Archive, asks_all: bool
+    ) -> tuple[list[WaveformBlock], int]:  # fmt: skip
+        """The blocks not stored yet, first of each sensor and start, and how many others there are. One that is newer
+        than its sensor's newest summary is not asked about: a block is stored with its summaries."""
         if not blocks:
             return [], 0
         first: dict[tuple[int, Micros], WaveformBlock] = {}
         for block in blocks:
             first.setdefault((block.sensor, block.started_at), block)
         candidates = list(first.values())
-        known = archive.known(
-            np.array([b.sensor for b in candidates], np.int32),
-            np.array([b.started_at for b in candidates], np.int64),
-            "waveform_blocks",
-        )
+        started_at = np.array([block.started_at for block in candidates], np.int64)
+        known = started_at <= self.state.observed_at[self._summarising(candidates)[:, 0]]
+        if asks_all:
+            known[:] = True
+        if known.any():
+            asked = np.flatnonzero(known)
+            sensors = np.array([candidates[place].sensor for place in asked.tolist()], np.int32)
+            known[asked] = archive.known(sensors, started_at[asked], "waveform_blocks")
         mode = self.catalog.mode_bits
         fresh = [
-            replace(block, quality=int(mode[block.sensor]))
+            replace(block, quality=int(mode[block.sensor])) if mode[block.sensor] else block
             for block, is_known in zip(candidates, known.tolist(), strict=True)
             if not is_known
         ]
         return fresh, len(blocks) - len(fresh)
 
+    def _summarising(self, blocks: list[WaveformBlock]) -> Indices:
+        """The sensors of these blocks' summaries, (blocks, 4)."""
+        found = [self._statistics(block.sensor) for block in blocks]
+        return np.array(found, np.int32).reshape(len(blocks), len(STATISTICS))
+
     def _summaries(self, blocks: list[WaveformBlock]) -> Readings:
         if not blocks:
             return Readings.empty()
-        found: list[int] = []
-        for block in blocks:
-            sensor = self.catalog.sensors[block.sensor]
-            properties = self.catalog.devices[sensor.device]
-            found += [properties[f"{sensor.property}.{name}"] for name in STATISTICS]
+        sensors = self._summarising(blocks).ravel()
         count = len(STATISTICS)
         return Readings(
-            np.array(found, np.int32),
+            sensors,
             np.repeat(np.array([block.started_at for block in blocks], np.int64), count),
             np.repeat(np.array([block.received_at for block in blocks], np.int64), count),
             summarise_all(blocks).ravel(),
-            np.zeros(len(found), np.uint8),
+            np.zeros(len(sensors), np.uint8),
         )
 
     def _unseen(self, readings: Readings, is_new: Bools, archive: Archive) -> Bools:

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -385,27 +385,33 @@ class Service:
         """The number of the last alert event and the open alerts as of it."""
         with self.pipeline.standing:
             seq, standing = self.pipeline.seq, list(self.judgement.book.open.values())
-        return seq, [self._current(alert) for alert in listed(standing)]
+        return seq, self._current(listed(standing))
 
     def alert(self, alert_id: str) -> Alert | None:
         """An open alert, with the values of now."""
-        found = self.judgement.book.open.get(alert_id)
-        return None if found is None else self._current(found)
+        return next(iter(self.alerts([alert_id])), None)
 
-    def _current(self, alert: Alert) -> Alert:
-        if not alert.state.is_active or alert.sensor_index < 0:
-            return alert
-        judgement = self.judgement
-        try:
-            value, peak, _ = judgement.engine.extremes(judgement.rules.index(alert.rule), alert.sensor_index)
-        except KeyError:
-            return alert
-        if value != value:
-            return alert
-        current = alert.copy()
-        current.value = value
-        current.peak_value = peak
-        return current
+    def alerts(self, ids: Iterable[str]) -> list[Alert]:
+        """Those of these alerts that are open, with the values of now."""
+        standing = self.judgement.book.open
+        return self._current([alert for alert in map(standing.get, ids) if alert is not None])
+
+    def _current(self, alerts: Sequence[Alert]) -> list[Alert]:
+        result = list(alerts)
+        number = {rule.id: n for n, rule in enumerate(self.judgement.rules.rules)}
+        places = [
+            place
+            for place, alert in enumerate(result)
+            if alert.state.is_active and alert.sensor_index >= 0 and alert.rule in number
+        ]
+        now_ = self.judgement.engine.extremes_of(
+            [number[result[place].rule] for place in places], [result[place].sensor_index for place in places]
+        )
+        for place, (value, peak, _) in zip(places, now_, strict=True):
+            if value == value:
+                current = result[place] = result[place].copy()
+                current.value, current.peak_value = value, peak
+        return result
 
     def readiness(self) -> dict[str, bool]:
         pipeline = self.pipeline
@@ -493,7 +499,9 @@ def bind(address: Address) -> socket.socket:
     """The HTTP address, taken before any server is started and listened at only once there is somebody to answer.
     OSError naming it where it is taken already."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    taken = socket.socket(family)
+    # Named as TCP: of others asyncio does not switch off Nagle's algorithm, and an answer's body, sent after its head,
+    # would wait for the client's delayed acknowledgement, 40 ms.
+    taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind((address.host, address.port))

@@ -284,6 +284,17 @@ def level_word(level: int) -> str | None:
 
 def alert_json(alert: Alert) -> dict[str, Any]:
     """An alert as HTTP and WebSocket give it (contract 5). Of one that has ended, the level it had."""
+    return _alert_json(alert, iso(alert.since), iso(alert.raised_at))
+
+
+def alerts_json(alerts: Sequence[Alert]) -> list[dict[str, Any]]:
+    """`alert_json` of many, in less than half of the time."""
+    since = isos(np.array([alert.since for alert in alerts], np.int64))
+    raised_at = isos(np.array([alert.raised_at for alert in alerts], np.int64))
+    return [*map(_alert_json, alerts, since, raised_at)]
+
+
+def _alert_json(alert: Alert, since: str | None, raised_at: str | None) -> dict[str, Any]:
     return {
         "id": alert.id,
         "rule": alert.rule,
@@ -296,8 +307,8 @@ def alert_json(alert: Alert) -> dict[str, Any]:
         "peak_level": level_word(alert.peak_level or alert.level),
         "state": alert.state.value,
         "flags": list(alert.flags),
-        "since": iso(alert.since),
-        "raised_at": iso(alert.raised_at),
+        "since": since,
+        "raised_at": raised_at,
         "cleared_at": iso(alert.cleared_at),
         "value": _number(alert.value),
         "peak_value": _number(alert.peak_value),
@@ -784,7 +795,7 @@ class Live:
         # Many clients that come back at once get the same text; values in it are at most this old.
         if kept is not None and kept[0] == seq and loop.time() - kept[1] < 0.5:
             return seq, kept[2]
-        items = [] if wanted is None else [alert_json(alert) for alert in alerts if wanted.takes_alert(alert)]
+        items = [] if wanted is None else alerts_json([alert for alert in alerts if wanted.takes_alert(alert)])
         frame = self._frame({"type": "snapshot", "epoch": self.source.epoch, "seq": seq, "alerts": items})
         if len(self._snapshots) >= 64:
             self._snapshots.clear()
@@ -888,6 +899,7 @@ __all__ = [
     "Source",
     "Subscription",
     "alert_json",
+    "alerts_json",
     "event_json",
     "parse_subscription",
 ]

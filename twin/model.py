@@ -10,8 +10,9 @@ import builtins
 import datetime as dt
 import hashlib
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from enum import IntEnum, StrEnum
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -340,7 +341,10 @@ class Alert:
     instruction_en: str = ""
 
     def copy(self) -> Alert:
-        return replace(self)
+        return Alert(*_ALERT(self))
+
+
+_ALERT: Final = attrgetter(*(f.name for f in fields(Alert)))  # a seventh of the time of dataclasses.replace
 
 
 @dataclass(frozen=True, slots=True)

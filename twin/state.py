@@ -52,7 +52,8 @@ class SensorState:
         for name in ("observed_at", "received_at", "value", "quality", "heard_at"):
             column: NDArray[Any] = getattr(fresh, name)
             column[: len(self)] = getattr(self, name)
-        for name in ("observed_at", "received_at", "value", "quality", "heard_at"):
+        # Others read meanwhile, and go by the length of `observed_at`: that one last.
+        for name in ("received_at", "value", "quality", "heard_at", "observed_at"):
             setattr(self, name, getattr(fresh, name))
 
     def apply(self, stored: Readings, is_heard: bool = True) -> None:

@@ -7,7 +7,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.report import Figure
-from bench.rows import city_models, imports, judging, latency, models, network, replay, sensors, throughput
+from bench.rows import (
+    city_models,
+    imports,
+    judging,
+    latency,
+    models,
+    network,
+    questions,
+    replay,
+    sensors,
+    starting,
+    steady,
+    throughput,
+    waveforms,
+)
 from bench.services import Bench
 
 
@@ -16,6 +30,7 @@ class Row:
     name: str
     title: str
     measure: Callable[[Bench], list[Figure]]
+    is_long: bool = False  # measured only where it is named
 
 
 ROWS: Final = (
@@ -28,8 +43,11 @@ ROWS: Final = (
     Row("sensors", "100,000 sensors: import, start, memory", sensors.load),
     Row("import", "back-filling history from Parquet, beside COPY alone", imports.parquet),
     Row("import-csv", "the same from CSV", imports.plain_csv),
+    Row("start", "starting with 100,000 sensors and a million alerts", starting.long_past),
     Row("judging", "judging alone, default pack, 100,000 sensors", judging.alone),
     Row("latency", "publish to committed and to alert frame at 5,000 messages/s", latency.steady),
+    Row("http", "questions over HTTP beside 50 million readings", questions.asked, is_long=True),
+    Row("waveforms", "150 bridges x 50 channels x 50 Hz in blocks of 5 s: CPU of all", waveforms.bridges),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),
     Row("replay-beside", "live ingest beside three replays", replay.beside_live),
     Row("trace", "traces through networks of 20,000 and 200,000 edges", network.traces),
@@ -37,5 +55,7 @@ ROWS: Final = (
     Row("models-import", "20,000 LoD2 buildings and 100,000 pipes imported", city_models.imported),
     Row("models-box", "boxes over a million assets", city_models.boxes),
     Row("models-epanet", "an EPANET file of 12,500 nodes read, and one ten times as large", models.epanet),
+    Row("cities", "what cities of three sizes ask of a machine when busiest", steady.cities),
+    Row("long", "ten minutes at 60 % of the top rate, with upkeep", steady.long, is_long=True),
 )
 BY_NAME: Final = {row.name: row for row in ROWS}

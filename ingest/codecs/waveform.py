@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,11 +19,61 @@ MAX_RATE_HZ: Final = 100_000.0
 MIN_FOR_FREQUENCY: Final = 4  # fewer samples show no frequency but zero
 
 
+class _Entry(msgspec.Struct):
+    """A message as most are; numbers only, so that no sample is looked at by itself."""
+
+    rate_hz: float
+    values: dict[str, list[float]]
+    ts: int | float | str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+_ENTRY: Final = msgspec.json.Decoder(_Entry)
+
+
 def decode(out: Gathering, message: RawMessage, tenant: str, device: str) -> None:
     """`{"ts": start_ms, "rate_hz": 100, "values": {"acc_z": [ … ]}}`: one block a property, in its canonical unit.
 
     Each block counts as one received. A block with anything but finite numbers in it is refused alone.
     """
+    if not _add_together(out, message, tenant, device):
+        _add_one_by_one(out, message, tenant, device)
+
+
+def _add_together(out: Gathering, message: RawMessage, tenant: str, device: str) -> bool:
+    """Take in a message all of whose blocks are usable and of one length; False, and nothing done, for any other."""
+    payload = message.payload
+    try:
+        entry = _ENTRY.decode(payload)
+        if not payload.isascii():
+            payload.decode()  # the typed reader passes over what is no text where it is not asked for
+    except (ValueError, RecursionError):
+        return False
+    columns = list(entry.values.values())
+    if not 0 < entry.rate_hz <= MAX_RATE_HZ or not columns or not columns[0]:
+        return False
+    length = len(columns[0])
+    if any(len(column) != length for column in columns):
+        return False
+    at = message.received_at if entry.ts is msgspec.UNSET else time_of(entry.ts)
+    properties = out.resolve(device, tenant, at)[1]  # none of a device that is refused
+    indices = [properties.get(name, -1) for name in entry.values]
+    if min(indices) < 0 or time_fault(at, message.received_at) is not None:
+        return False
+    flat = np.fromiter(chain.from_iterable(columns), np.float64, length * len(columns))
+    factors = np.array([out.factors(index) for index in indices])
+    with np.errstate(over="ignore", invalid="ignore"):
+        samples = (flat.reshape(-1, length) * factors[:, :1] + factors[:, 1:]).astype(np.float32)
+    if not np.isfinite(samples).all():
+        return False
+    out.blocks_met += len(columns)
+    out.blocks += [
+        WaveformBlock(index, at, message.received_at, entry.rate_hz, block, out.number, position)
+        for position, (index, block) in enumerate(zip(indices, samples, strict=True))
+    ]
+    return True
+
+
+def _add_one_by_one(out: Gathering, message: RawMessage, tenant: str, device: str) -> None:
     body = read_json(message.payload)
     if type(body) is not dict:
         raise Unreadable("must be an object with ts, rate_hz and values")

@@ -9,6 +9,7 @@ import datetime as dt
 import io
 import json
 import re
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from tests.conftest import Cimtwin, until
 from twin.api import health
 from twin.api import readings as readings_api
 from twin.api.errors import Invalid
+from twin.app import bind
+from twin.settings import Address
 
 CSV = """device,property,kind,unit,tenant,asset,lon,lat,interval_s,min,max,tags
 pond-1,depth,drainage.ponding_depth,cm,,underpass-1,114.05,22.54,60,0,300,underpass;low
@@ -126,6 +129,26 @@ def test_what_is_not_ready_is_a_problem_that_names_the_parts() -> None:
     assert body["parts"] == {"database": True, "broker": False, "pipeline": False}
     assert "broker, pipeline" in body["detail"]
     assert int(answer.headers["retry-after"]) > 0
+
+
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head() -> None:
+    async def no_delay() -> int:
+        told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted = writer.get_extra_info("socket")
+            told.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bind(Address("127.0.0.1", 0)) as taken:
+            server = await asyncio.start_server(greet, sock=taken)
+            _, writer = await asyncio.open_connection(*taken.getsockname())
+            async with server:
+                value = await asyncio.wait_for(told, 10)
+            writer.close()
+        return value
+
+    assert asyncio.run(no_delay())
 
 
 def test_stats_of_a_day(api: httpx.Client) -> None:
@@ -392,6 +415,12 @@ def test_alerts_are_listed_and_told_with_their_history(api: httpx.Client) -> Non
     first = ok(api.get("/api/v1/alerts?limit=1"))
     rest = ok(api.get("/api/v1/alerts", params={"after": first["next"]}))
     assert [a["id"] for a in first["items"] + rest["items"]] == [a["id"] for a in everything]
+    assert rest["next"] is None
+    open_ones = ok(api.get("/api/v1/alerts?state=open"))
+    assert open_ones == {"items": everything, "next": None}
+    first = ok(api.get("/api/v1/alerts?state=open&limit=1"))
+    rest = ok(api.get("/api/v1/alerts?state=open", params={"after": first["next"]}))
+    assert first["items"] + rest["items"] == everything
     assert rest["next"] is None
 
 

@@ -574,6 +574,17 @@ def test_a_block_is_converted_to_float32_of_the_canonical_unit() -> None:
     assert waveform({"rate_hz": 50, "values": {"acc_z": [1]}}).waveforms[0].started_at == NOW
 
 
+def test_blocks_of_one_length_are_decoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest.codecs.waveform, "_add_one_by_one", lambda *_: pytest.fail("each was looked at alone"))
+    values = {"depth": [1, 2.5], "battery": [50, 0.0]}
+    body = {"ts": "2026-07-01T08:00:00Z", "rate_hz": 50, "values": values, "名": "测"}
+    result = decoded(message("cim/v1/drains/street-1/waveform", body))
+    assert [(b.position, b.rate_hz) for b in result.waveforms] == [(0, 50), (1, 50)]
+    assert [CATALOG.sensors[b.sensor].property for b in result.waveforms] == ["depth", "battery"]
+    assert result.waveforms[1].samples.tolist() == [50, 0]
+    assert result.received == 2
+
+
 @pytest.mark.parametrize("samples", [[], [1, None], ["1"], [True], 5, "x", {}, [1e39], [[1]], None])
 def test_a_block_of_anything_but_finite_numbers_is_refused_alone(samples: Any) -> None:
     result = waveform({"ts": NOW_MS, "rate_hz": 50, "values": {"x": [1], "acc_z": samples}})

@@ -24,11 +24,14 @@ from twin.model import (
     Sensor,
     StoreRefused,
     StoreUnavailable,
+    WaveformBlock,
 )
 from twin.store.backfill import AHEAD, import_readings
 from twin.store.catalog import refresh, upsert_sensors
 from twin.store.migrate import migrate, migrations
+from twin.store.rows import moment
 from twin.store.upkeep import Upkeep
+from twin.store.waveforms import expanded
 from twin.store.writer import DatabaseInUse, Writer
 from twin.units import load_kinds
 
@@ -99,6 +102,30 @@ def test_what_is_committed_is_what_is_read_back(writer: Writer) -> None:
     assert writer.standing().counts.stored == 4
     with pytest.raises(DatabaseInUse, match="test"):
         Writer(writer.dsn, "another").connect()
+
+
+def test_waveform_blocks_are_read_back_as_they_were_and_take_two_bytes_a_sample_where_that_suffices(
+    writer: Writer,
+) -> None:
+    decimal, fine = np.round(np.sin(np.arange(250)) / 30, 4), np.sin(np.arange(250))
+    given = [decimal, fine, [0.0, -0.5], [1e30, 0.25], -decimal, [32767, -32767]]
+    blocks = [
+        WaveformBlock(n, NOON + n, NOON + SECOND, 50.0 + n, np.asarray(samples, np.float32), quality=n % 2)
+        for n, samples in enumerate(given)
+    ]
+    writer.commit(Outcome(Readings.empty(), Counts(6, 6, 6, 0, 0), blocks))
+    found = writer.connection.execute(
+        "select sensor_id, started_at, received_at, rate_hz, quality, batch, decimals, samples from waveform_blocks"
+        " order by sensor_id"
+    ).fetchall()
+    assert [row[:6] for row in found] == [
+        (b.sensor, moment(b.started_at), moment(b.received_at), b.rate_hz, b.quality, 1) for b in blocks
+    ]
+    assert [len(row[7]) / len(b.samples) for row, b in zip(found, blocks, strict=True)] == [2, 4, 2, 4, 2, 2]
+    for (*_, decimals, samples), block in zip(found, blocks, strict=True):
+        np.testing.assert_array_equal(expanded(samples, decimals), block.samples)
+    known = writer.known(np.array([1, 2], np.int32), np.array([NOON + 1, NOON + 1], np.int64), "waveform_blocks")
+    assert known.tolist() == [True, False]
 
 
 def test_a_commit_whose_answer_was_lost_is_recognised_and_not_repeated(writer: Writer) -> None:

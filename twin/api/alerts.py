@@ -30,7 +30,7 @@ from twin.api.parameters import (
 )
 from twin.api.sensors import names_of_asset
 from twin.api.view import ServiceView
-from twin.live import alert_json, event_json
+from twin.live import alert_json, alerts_json, event_json
 from twin.model import LEVELS, AlertState, Level, NotFound
 from twin.store.reader import AlertQuery
 
@@ -104,11 +104,19 @@ def router(service: ServiceView) -> APIRouter:
         place = parse_cursor("alerts", after, int, str)
         if start is not None and start == end:
             return page([], None)
-        found = await service.reader.alerts(query, limit + 1, None if place is None else (place[0], place[1]))
-        following = cursor("alerts", found[limit - 1].raised_at, found[limit - 1].id) if len(found) > limit else None
+        seen = None if place is None else (place[0], place[1])
         # The database has an open alert as of its last event; its values of now are in memory.
-        standing = [a if a.state is AlertState.CLEARED else service.alert(a.id) or a for a in found[:limit]]
-        return page([alert_json(alert) for alert in standing], following)
+        if query.states and AlertState.CLEARED.value not in query.states:
+            ids = await service.reader.alert_ids(query, limit + 1, seen)
+            following = cursor("alerts", *ids[limit - 1]) if len(ids) > limit else None
+            found = {alert.id: alert for alert in service.alerts(id_ for _, id_ in ids[:limit])}
+            gone = [id_ for _, id_ in ids[:limit] if id_ not in found]  # cleared since we asked
+            found |= {alert.id: alert for alert in await service.reader.alerts_of(gone)}
+            return page(alerts_json([found[id_] for _, id_ in ids[:limit] if id_ in found]), following)
+        listed = await service.reader.alerts(query, limit + 1, seen)
+        following = cursor("alerts", listed[limit - 1].raised_at, listed[limit - 1].id) if len(listed) > limit else None
+        standing = {alert.id: alert for alert in service.alerts(a.id for a in listed[:limit])}
+        return page(alerts_json([standing.get(alert.id, alert) for alert in listed[:limit]]), following)
 
     @routes.get(
         "/alerts/{id}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
@@ -23,7 +23,6 @@ from twin.api.parameters import (
     cursor,
     example,
     instant,
-    number,
     page,
     parse_cursor,
     span,
@@ -45,53 +44,58 @@ CSV_BUCKETS: Final = 10_000
 ARROW_ROWS: Final = 50_000  # of a piece
 
 
-def status_of(heard_at: Micros, interval_us: int, now: Micros) -> str:
-    """`never` heard, `silent` for more than three intervals, else `ok`."""
-    if heard_at == 0:
-        return "never"
-    return "silent" if interval_us > 0 and now - heard_at > SILENT_INTERVALS * interval_us else "ok"
-
-
-def latest_json(service: ServiceView, index: int, now: Micros) -> dict[str, Any]:
+def latest_items(service: ServiceView, indices: Sequence[int], now: Micros) -> list[dict[str, Any]]:
+    """The newest reading of each of these sensors, column by column. `status` is `never` heard,
+    `silent` for more than three intervals, else `ok`."""
     catalog, state = service.catalog, service.state
-    sensor, kind = catalog.sensors[index], catalog.kind(index)
-    item: dict[str, Any] = {
-        "sensor": sensor.id,
-        "observed_at": None,
-        "received_at": None,
-        "value": None,
-        "quality": None,
-        "reasons": [],
-        "age_s": None,
-        "unit": kind.unit,
-        "kind": kind.name,
-        "status": "never",
-    }
-    if index >= len(state) or state.observed_at[index] == 0:
-        return item
-    observed_at, bits = int(state.observed_at[index]), int(state.quality[index])
-    heard_at = max(int(state.heard_at[index]), int(state.received_at[index]))
-    item |= {
-        "observed_at": iso(observed_at),
-        "received_at": iso(int(state.received_at[index])),
-        "value": number(float(state.value[index])),
-        "quality": Quality.word(bits),
-        "reasons": Quality.reasons(bits),
-        "age_s": round((now - observed_at) / SECOND, 3),
-        "status": status_of(heard_at, int(catalog.interval_us[index]), now),
-    }
-    return item
+    index = np.array(indices, np.int64)
+    if int(index.max(initial=-1)) >= len(state):  # another thread adds sensors: one that came just now has no state
+        state = state.copy()
+        state.grow(len(catalog))
+    observed_at, received_at, heard_at = state.observed_at[index], state.received_at[index], state.heard_at[index]
+    value, quality, is_known = state.value[index], state.quality[index], observed_at > 0
+    interval = catalog.interval_us[index]
+    silent = (interval > 0) & (now - np.maximum(heard_at, received_at) > SILENT_INTERVALS * interval)
+    words = {bits: (Quality.word(bits), Quality.reasons(bits)) for bits in np.unique(quality).tolist()}
+    sensors, kinds = catalog.sensors, catalog.kinds
+    items = []
+    for n, known, observed, received, number_, bits, age_s, is_silent in zip(
+        indices,
+        is_known.tolist(),
+        isos(observed_at),
+        isos(received_at),
+        value.tolist(),  # NaN, a missing value, is written as null
+        quality.tolist(),
+        np.round((now - observed_at) / SECOND, 3).tolist(),
+        silent.tolist(),
+        strict=True,
+    ):
+        sensor = sensors[n]
+        kind = kinds[sensor.kind]
+        word, reasons = words[bits]
+        items.append(
+            {
+                "sensor": sensor.id,
+                "observed_at": observed if known else None,
+                "received_at": received if known else None,
+                "value": number_ if known else None,
+                "quality": word if known else None,
+                "reasons": reasons if known else [],
+                "age_s": age_s if known else None,
+                "unit": kind.unit,
+                "kind": kind.name,
+                "status": ("silent" if is_silent else "ok") if known else "never",
+            }
+        )
+    return items
 
 
-def bucket_json(bucket: Bucket) -> dict[str, Any]:
-    return {
-        "bucket": iso(bucket.at),
-        "min": bucket.min,
-        "max": bucket.max,
-        "avg": bucket.avg,
-        "count": bucket.count,
-        "last": bucket.last,
-    }
+def bucket_items(buckets: Sequence[Bucket]) -> list[dict[str, Any]]:
+    times = isos(np.array([bucket.at for bucket in buckets], np.int64))
+    return [
+        {"bucket": at, "min": b.min, "max": b.max, "avg": b.avg, "count": b.count, "last": b.last}
+        for at, b in zip(times, buckets, strict=True)
+    ]
 
 
 def router(service: ServiceView) -> APIRouter:
@@ -187,7 +191,7 @@ def router(service: ServiceView) -> APIRouter:
             found = await service.reader.buckets(index, start, end, width, limit + 1, dirty, known)
             if len(found) > limit:
                 following = cursor(f"readings {bucket}", found[limit].at)
-            return page([bucket_json(b) for b in found[:limit]], following)
+            return page(bucket_items(found[:limit]), following)
         rows = await service.reader.readings(index, start, end, limit + 1, known)
         if len(rows) > limit:
             following = cursor("readings raw", int(rows.observed_at[limit]))
@@ -293,7 +297,7 @@ def router(service: ServiceView) -> APIRouter:
             found = matching(service, last, limit + 1, **filters)
             part = found[:limit]
             following = cursor("latest", part[-1]) if len(found) > limit else None
-        return page([latest_json(service, index, now) for index in part], following)
+        return page(latest_items(service, part, now), following)
 
     return routes
 

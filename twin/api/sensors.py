@@ -121,10 +121,12 @@ def matching(
     if device is not None:
         candidates = sorted(catalog.devices.get(device, {}).values())
     elif within is not None:
-        candidates = indices(within)
+        candidates = [after + 1 + place for place in indices(within[after + 1 :])]
     else:
         candidates = list(range(after + 1, len(catalog)))
     found: list[int] = []
+    if not (device is not None or kinds or domains or tenant is not None or asset is not None or needle):
+        return candidates[:limit]
     for index in candidates:
         if index <= after or (within is not None and not (index < len(within) and within[index])):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -143,6 +143,10 @@ class ServiceView(Protocol):
 
     def alert(self, alert_id: str) -> Alert | None:
         """An open alert with the values of now; None if it is not open (then the database has it, or nobody)."""
+        ...
+
+    def alerts(self, ids: Iterable[str]) -> list[Alert]:
+        """Those of these alerts that are open, with the values of now."""
         ...
 
     def rules_on(self, sensor: int) -> Sequence[Rule]:

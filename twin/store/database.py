@@ -15,8 +15,8 @@ from twin.model import Readings, StoreRefused, StoreUnavailable
 # PostgreSQL counts binary timestamps from 2000-01-01.
 POSTGRES_EPOCH: Final = 946_684_800_000_000
 
-_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_TRAILER: Final = b"\xff\xff"
+COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_TRAILER: Final = b"\xff\xff"
 _READING: Final = np.dtype(
     [
         ("fields", ">i2"),
@@ -61,12 +61,12 @@ def pack_readings(readings: Readings, batch: int) -> bytes:
     r = readings.in_order()
     missing = np.isnan(r.value)
     if not missing.any():
-        return _HEADER + _rows(r, batch, _READING).tobytes() + _TRAILER
+        return COPY_HEADER + _rows(r, batch, _READING).tobytes() + COPY_TRAILER
     return (
-        _HEADER
+        COPY_HEADER
         + _rows(r.take(~missing), batch, _READING).tobytes()
         + _rows(r.take(missing), batch, _MISSING).tobytes()
-        + _TRAILER
+        + COPY_TRAILER
     )
 
 
@@ -103,9 +103,9 @@ def _rows(r: Readings, batch: int, dtype: np.dtype[np.void]) -> NDArray[np.void]
 
 def unpack_readings(data: bytes) -> Readings:
     """Readings from binary COPY output of `READING_COLUMNS`."""
-    if len(data) < len(_HEADER) + 2:
+    if len(data) < len(COPY_HEADER) + 2:
         return Readings.empty()
-    rows = np.frombuffer(data, _ROW, count=(len(data) - len(_HEADER) - 2) // _ROW.itemsize, offset=len(_HEADER))
+    rows = np.frombuffer(data, _ROW, count=(len(data) - len(COPY_HEADER) - 2) // _ROW.itemsize, offset=len(COPY_HEADER))
     return Readings(
         rows["sensor"].astype(np.int32),
         rows["observed_at"].astype(np.int64) + POSTGRES_EPOCH,

@@ -310,43 +310,24 @@ class Reader:
 
     async def alerts(self, which: AlertQuery, limit: int, after: tuple[Micros, str] | None = None) -> list[Alert]:
         """Alerts as last committed, newest first by `(raised_at, id)`; `after` is that of the last one seen."""
-        conditions: list[str] = []
-        params: dict[str, object] = {"limit": limit}
-        if which.end is not None:
-            conditions.append("a.raised_at < %(end)s")
-            params["end"] = rows.moment(which.end)
-        if which.start is not None:
-            # One that is not yet acknowledged is still open however long ago its condition ended.
-            conditions.append("(a.state <> 'cleared' or a.cleared_at > %(start)s or a.raised_at >= %(start)s)")
-            params["start"] = rows.moment(which.start)
-        if which.states:
-            states = set(which.states)
-            if "open" in states:
-                states = (states - {"open"}) | {state.value for state in AlertState if state is not AlertState.CLEARED}
-                if AlertState.CLEARED.value not in states:
-                    conditions.append("a.state <> 'cleared'")  # in these words the partial index serves
-            conditions.append("a.state = any(%(states)s)")
-            params["states"] = sorted(states)
-        for name, column, values in (
-            ("levels", "level", which.levels),
-            ("domains", "domain", which.domains),
-            ("tenants", "tenant", which.tenants),
-            ("rules", "rule", which.rules),
-            ("sensors", "sensor_id", which.sensors),
-            ("assets", "asset", which.assets),
-        ):
-            if values:
-                conditions.append(f"a.{column} = any(%({name})s)")
-                params[name] = list(values)
-        if after is not None:
-            conditions.append("(a.raised_at, a.id) < (%(after_at)s, %(after_id)s)")
-            params |= {"after_at": rows.moment(after[0]), "after_id": after[1]}
-        where = " where " + " and ".join(conditions) if conditions else ""
-        found = await self._rows(
-            f"select {rows.ALERT_COLUMNS} from alerts a{where} order by a.raised_at desc, a.id desc limit %(limit)s",
-            params,
-        )
+        where, params = _chosen(which, after)
+        found = await self._rows(f"select {rows.ALERT_COLUMNS} {where} limit %(limit)s", params | {"limit": limit})
         return [rows.alert(row) for row in found]
+
+    async def alert_ids(
+        self, which: AlertQuery, limit: int, after: tuple[Micros, str] | None = None
+    ) -> list[tuple[Micros, str]]:
+        """`(raised_at, id)` of those that `alerts` would give, for who has the rest in memory."""
+        where, params = _chosen(which, after)
+        found = await self._rows(f"select a.raised_at, a.id {where} limit %(limit)s", params | {"limit": limit})
+        return [(micros(at), id_) for at, id_ in found]
+
+    async def alerts_of(self, ids: Sequence[str]) -> list[Alert]:
+        """Alerts by their ids, in no order; those that there are."""
+        if not ids:
+            return []
+        query = f"select {rows.ALERT_COLUMNS} from alerts a where a.id = any(%s)"
+        return [rows.alert(row) for row in await self._rows(query, (list(ids),))]
 
     async def alert(self, alert_id: str) -> Alert | None:
         if "\0" in alert_id:  # no text of PostgreSQL has one
@@ -452,6 +433,43 @@ _GROUPED: Final = (
     " group by 1 order by 1 limit %(limit)s"
 )
 _WHOLE: Final = f"select bucket, min, max, sum / count, count, last from {_AGGREGATED} order by bucket limit %(limit)s"
+
+
+def _chosen(which: AlertQuery, after: tuple[Micros, str] | None) -> tuple[str, dict[str, object]]:
+    """The `from`, `where` and `order by` that give these alerts newest first, and their parameters."""
+    conditions: list[str] = []
+    params: dict[str, object] = {}
+    if which.end is not None:
+        conditions.append("a.raised_at < %(end)s")
+        params["end"] = rows.moment(which.end)
+    if which.start is not None:
+        # One that is not yet acknowledged is still open however long ago its condition ended.
+        conditions.append("(a.state <> 'cleared' or a.cleared_at > %(start)s or a.raised_at >= %(start)s)")
+        params["start"] = rows.moment(which.start)
+    if which.states:
+        states = set(which.states)
+        if "open" in states:
+            states = (states - {"open"}) | {state.value for state in AlertState if state is not AlertState.CLEARED}
+            if AlertState.CLEARED.value not in states:
+                conditions.append("a.state <> 'cleared'")  # in these words the partial index serves
+        conditions.append("a.state = any(%(states)s)")
+        params["states"] = sorted(states)
+    for name, column, values in (
+        ("levels", "level", which.levels),
+        ("domains", "domain", which.domains),
+        ("tenants", "tenant", which.tenants),
+        ("rules", "rule", which.rules),
+        ("sensors", "sensor_id", which.sensors),
+        ("assets", "asset", which.assets),
+    ):
+        if values:
+            conditions.append(f"a.{column} = any(%({name})s)")
+            params[name] = list(values)
+    if after is not None:
+        conditions.append("(a.raised_at, a.id) < (%(after_at)s, %(after_id)s)")
+        params |= {"after_at": rows.moment(after[0]), "after_id": after[1]}
+    where = " where " + " and ".join(conditions) if conditions else ""
+    return f"from alerts a{where} order by a.raised_at desc, a.id desc", params
 
 
 def _range(sensor: int, start: Micros, end: Micros, received_before: Micros | None) -> dict[str, object]:

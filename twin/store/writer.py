@@ -30,6 +30,7 @@ from twin.store import rows
 from twin.store.database import READING_COLUMNS, Connection, pack_readings, read_readings, translated
 from twin.store.migrate import flavour_of
 from twin.store.partitions import Partitions
+from twin.store.waveforms import pack_waveforms
 
 LOCK_S: Final = 3
 SERVE_LOCK: Final = 0x63696D75  # one service on one database
@@ -371,19 +372,7 @@ def _numbered(events: list[AlertEvent], last: int) -> list[AlertEvent]:
 
 def _write_waveforms(cursor: psycopg.Cursor[Any], blocks: list[WaveformBlock], batch: int) -> None:
     with cursor.copy(
-        "copy waveform_blocks (sensor_id, started_at, received_at, rate_hz, samples, quality, batch)"
+        "copy waveform_blocks (sensor_id, started_at, received_at, rate_hz, quality, batch, decimals, samples)"
         " from stdin (format binary)"
     ) as copy:
-        copy.set_types(["int4", "timestamptz", "timestamptz", "float8", "bytea", "int2", "int8"])
-        for b in blocks:
-            copy.write_row(
-                (
-                    b.sensor,
-                    rows.moment(b.started_at),
-                    rows.moment(b.received_at),
-                    b.rate_hz,
-                    b.samples.astype("<f4").tobytes(),
-                    b.quality,
-                    batch,
-                )
-            )
+        copy.write(pack_waveforms(blocks, batch))

@@ -15,7 +15,6 @@ from alerts.rules import parse_rules
 from bench.city import BEGIN_MS, City
 from bench.report import Figure
 from bench.services import Bench
-from ingest.judgement import by_sensor_and_time
 from twin.catalog import Catalog
 from twin.model import Ints, Readings, Sensor, Transition
 from twin.units import Kind, load_kinds
@@ -85,7 +84,7 @@ def _pass(kinds: dict[str, Kind], size: int, batches: int) -> Judged:
             is_open[opening] = True
         readings = _batch(rng, city, number, newest, is_open)
         begun = time.perf_counter()
-        ordered = by_sensor_and_time(readings)
+        ordered = readings.in_order()
         sorted_at = time.perf_counter()
         transitions, update = engine.observe(ordered)
         engine.apply(update)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.report import Figure
-from bench.rows import judging, latency, replay, sensors, throughput
+from bench.rows import clients, judging, latency, replay, sensors, throughput
 from bench.services import Bench
 
 
@@ -28,6 +28,7 @@ ROWS: Final = (
     Row("sensors", "100,000 sensors: import, start, memory", sensors.load),
     Row("judging", "judging alone, default pack, 100,000 sensors", judging.alone),
     Row("latency", "publish to committed and to alert frame at 5,000 messages/s", latency.steady),
+    Row("clients", "alerts to 1,000 and 5,000 WebSocket clients while messages come in", clients.many),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),
     Row("replay-beside", "live ingest beside three replays", replay.beside_live),
 )

@@ -27,7 +27,7 @@ ROWS: Final = (
     Row("redelivered", "everything once more: all duplicates", throughput.redelivered),
     Row("sensors", "100,000 sensors: import, start, memory", sensors.load),
     Row("judging", "judging alone, default pack, 100,000 sensors", judging.alone),
-    Row("latency", "publish to committed and to alert frame at 5,000 messages/s", latency.steady),
+    Row("latency", "publish to committed and to alert frame at 5,000 and 20,000 messages/s", latency.steady),
     Row("clients", "alerts to 1,000 and 5,000 WebSocket clients while messages come in", clients.many),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),
     Row("replay-beside", "live ingest beside three replays", replay.beside_live),

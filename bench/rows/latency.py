@@ -1,4 +1,4 @@
-"""How long a reading is under way at a steady rate: to its commit, and to an alert frame at a WebSocket client."""
+"""How long a reading is under way at steady rates: to its commit, and to an alert frame at a WebSocket client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.city import City, Stream
 from bench.report import Figure
 from bench.services import Bench, RowFailed, Running, until
 
-RATE: Final = 5_000
+RATES: Final = (5_000, 20_000)
 SECONDS: Final = 8
 SENSORS: Final = 10_000
 P50_GOAL: Final = 20
@@ -48,8 +48,12 @@ class Client(threading.Thread):
 
 
 def steady(bench: Bench) -> list[Figure]:
+    return [figure for rate in RATES for figure in _at(bench, rate)]
+
+
+def _at(bench: Bench, rate: int) -> list[Figure]:
     city = City(SENSORS)
-    count = bench.scaled(RATE * SECONDS, SENSORS)
+    count = bench.scaled(rate * SECONDS, SENSORS)
     commits, frames, verified, raised, expected = [], [], 0, 0, 0
     with bench.service(city) as running:
         warm_up = city.singles(bench.file("warm-up.npz"), 0, city.size)
@@ -59,7 +63,7 @@ def steady(bench: Bench) -> list[Figure]:
             opening = _openings(city, position, count, number, bench.runs)
             city.open_covers(opening)
             stream = city.singles(bench.file("steady.npz"), position, count)
-            until_commit, until_frame, rows = _run(bench, running, city, stream, position, opening)
+            until_commit, until_frame, rows = _run(bench, running, city, stream, position, opening, rate)
             position += count
             commits.append(until_commit)
             frames.append(until_frame)
@@ -72,7 +76,7 @@ def steady(bench: Bench) -> list[Figure]:
         for percent, goal in ((50, P50_GOAL), (99, P99_GOAL)):
             figures.append(
                 Figure(
-                    "latency", f"{what}, p{percent}, {RATE:,} messages/s", "ms",
+                    "latency", f"{what}, p{percent}, {rate:,} messages/s", "ms",
                     [float(np.percentile(part, percent)) * 1000 if len(part) else float("nan") for part in parts],
                     goal, "at most", is_later=True, fault=fault if parts is frames else "",
                     verified=verified, expected=count * bench.runs,
@@ -91,7 +95,7 @@ def _openings(city: City, position: int, count: int, number: int, runs: int) -> 
 
 
 def _run(
-    bench: Bench, running: Running, city: City, stream: Stream, position: int, opening: dict[int, int]
+    bench: Bench, running: Running, city: City, stream: Stream, position: int, opening: dict[int, int], rate: int
 ) -> tuple[np.ndarray, np.ndarray, int]:  # fmt: skip
     """Seconds from handing over to commit of every message, and to the frame of every alert; rows found."""
     before = running.standing()
@@ -99,7 +103,7 @@ def _run(
     times_file = bench.file("times.npy")
     try:
         with bench.publisher(
-            running.service.mqtt_port, stream, "--rate", str(RATE), "--times", str(times_file)
+            running.service.mqtt_port, stream, "--rate", str(rate), "--times", str(times_file)
         ) as publisher:
             publisher.go()
             result = publisher.result()
@@ -110,8 +114,8 @@ def _run(
             raise
     finally:
         client.close()
-    if result["ended"] - result["begun"] > stream.messages / RATE * 1.2:
-        raise RowFailed(f"the publisher could not keep {RATE} messages/s")
+    if result["ended"] - result["begun"] > stream.messages / rate * 1.2:
+        raise RowFailed(f"the publisher could not keep {rate} messages/s")
     handed = np.load(times_file)
     committed = np.full(stream.readings, np.nan)
     rows = 0

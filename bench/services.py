@@ -184,12 +184,18 @@ class Child:
         self.process.stdin.write(f"{word}\n")
         self.process.stdin.flush()
 
-    def result(self) -> dict[str, Any]:
+    def line(self) -> dict[str, Any]:
+        """Its line of JSON."""
         line = self._line()
-        self.process.wait(30)
         if not line:
             raise RowFailed("a helper process ended without a result")
         found: dict[str, Any] = json.loads(line)
+        return found
+
+    def result(self) -> dict[str, Any]:
+        """The same, and its end."""
+        found = self.line()
+        self.process.wait(30)
         return found
 
     def stop(self) -> None:

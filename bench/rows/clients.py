@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any, Final
 
 import numpy as np
 
 from bench.city import City, Stream
 from bench.report import Figure
-from bench.services import Bench, RowFailed, Running, child, until
+from bench.services import Bench, RowFailed, Running, child, free_port, until
 
 RATE: Final = 10_000
 ALERTS: Final = 20  # a second
 SECONDS: Final = 8
+BARE_SECONDS: Final = 4
 SENSORS: Final = 10_000  # so that a second's messages are a reading of each
 GOALS: Final = {1_000: 100, 5_000: 250}
 
@@ -23,6 +25,7 @@ def many(bench: Bench) -> list[Figure]:
         city = City(SENSORS)
         seconds = bench.scaled(SECONDS)
         told: list[dict[str, Any]] = []
+        bare: list[np.ndarray] = []
         with bench.service(city) as running:
             running.take(bench, city.singles(bench.file("warm-up.npz"), 0, city.size))
             for number in range(bench.runs):
@@ -34,25 +37,48 @@ def many(bench: Bench) -> list[Figure]:
                 city.open_covers(opening)
                 stream = city.singles(bench.file("many.npz"), position, seconds * city.size)
                 told.append(_run(bench, running, city, stream, position, opening, clients))
+                bare.append(_bare(bench, clients))
         faults = [run["fault"] for run in told if run["fault"]]
         lost, expected = (sum(run[key] for run in told) for key in ("lost", "expected"))
         fault = faults[0] if faults else f"{lost} of {expected} frames were lost" if lost else ""
         for percent, bound in ((50, None), (99, goal)):
+            took = [float(np.percentile(run["took"], percent)) * 1000 for run in told]
+            limits = [float(np.percentile(run, percent)) * 1000 for run in bare]
             figures.append(
                 Figure(
                     "clients", f"publish to alert frame at {clients:,} clients, p{percent}", "ms",
-                    [float(np.percentile(run["took"], percent)) * 1000 for run in told],
-                    bound, "at most", fault=fault,
+                    took, bound, "at most", fault=fault,
+                    ratio=statistics.median(own / limit for own, limit in zip(took, limits, strict=True)),
+                    ratio_to="what a bare sender takes to as many, nothing else running",
                     verified=sum(run["stored"] for run in told), expected=bench.runs * seconds * city.size,
-                    details={} if bound is None else {
+                    details={"bare sender, ms": statistics.median(limits)} | ({} if bound is None else {
                         "largest, ms": max(float(run["took"].max()) * 1000 for run in told),
                         "frames that came": f"{expected - lost:,} of {expected:,}",
                         "service CPU, share of a core": float(np.median([run["service"] for run in told])),
                         "clients' CPU, share of a core": float(np.median([run["crowd"] for run in told])),
-                    },
+                    }),
                 )
             )  # fmt: skip
     return figures
+
+
+def _bare(bench: Bench, clients: int) -> np.ndarray:
+    """Seconds from a bare sender's first send of a frame until it was at a client, of all frames and clients."""
+    port = free_port()
+    times_file, crowd_file = bench.file("cried.npy"), bench.file("heard.npz")
+    with (
+        child("bench.crier", str(port), str(clients), str(ALERTS), str(BARE_SECONDS), str(times_file)) as crier,
+        child("bench.clients", f"127.0.0.1:{port}", str(clients), str(crowd_file)) as crowd,
+    ):
+        crier.go()
+        last = crier.line()["last"]
+        crowd.go(str(last))
+        crowd.result()
+    with np.load(crowd_file) as came:
+        under_way: np.ndarray = came["times"] - np.load(times_file)
+    if np.isnan(under_way).any():
+        raise RowFailed("a bare sender's frames were lost")
+    return under_way.ravel()
 
 
 def _openings(city: City, position: int, first: int, seconds: int) -> dict[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import threading
 import time
 from typing import Any, Final
@@ -13,7 +14,7 @@ from websockets.sync.client import connect
 
 from bench.city import City, Stream
 from bench.report import Figure
-from bench.services import Bench, RowFailed, Running, until
+from bench.services import Bench, RowFailed, Running, child, until
 
 RATES: Final = (5_000, 20_000)
 SECONDS: Final = 8
@@ -54,7 +55,7 @@ def steady(bench: Bench) -> list[Figure]:
 def _at(bench: Bench, rate: int) -> list[Figure]:
     city = City(SENSORS)
     count = bench.scaled(rate * SECONDS, SENSORS)
-    commits, frames, verified, raised, expected = [], [], 0, 0, 0
+    commits, frames, bare, verified, raised, expected = [], [], [], 0, 0, 0
     with bench.service(city) as running:
         warm_up = city.singles(bench.file("warm-up.npz"), 0, city.size)
         running.take(bench, warm_up)
@@ -64,6 +65,7 @@ def _at(bench: Bench, rate: int) -> list[Figure]:
             city.open_covers(opening)
             stream = city.singles(bench.file("steady.npz"), position, count)
             until_commit, until_frame, rows = _run(bench, running, city, stream, position, opening, rate)
+            bare.append(_bare(bench, running, city.singles(bench.file("bare.npz"), 0, count, "bar"), rate))
             position += count
             commits.append(until_commit)
             frames.append(until_frame)
@@ -74,17 +76,35 @@ def _at(bench: Bench, rate: int) -> list[Figure]:
     figures = []
     for what, parts in (("publish to committed", commits), ("publish to alert frame at a client", frames)):
         for percent, goal in ((50, P50_GOAL), (99, P99_GOAL)):
+            took = [float(np.percentile(part, percent)) * 1000 if len(part) else float("nan") for part in parts]
+            limits = [float(np.percentile(part, percent)) * 1000 for part in bare]
             figures.append(
                 Figure(
                     "latency", f"{what}, p{percent}, {rate:,} messages/s", "ms",
-                    [float(np.percentile(part, percent)) * 1000 if len(part) else float("nan") for part in parts],
-                    goal, "at most", is_later=True, fault=fault if parts is frames else "",
+                    took, goal, "at most", is_later=True, fault=fault if parts is frames else "",
+                    ratio=statistics.median(own / limit for own, limit in zip(took, limits, strict=True)),
+                    ratio_to="what messages take to a bare acknowledging reader",
                     verified=verified, expected=count * bench.runs,
-                    details={"largest, ms": max(float(part.max(initial=0)) * 1000 for part in parts)}
+                    details={"bare reader, ms": statistics.median(limits)}
+                    | {"largest, ms": max(float(part.max(initial=0)) * 1000 for part in parts)}
                     | ({"alert frames": f"{raised} of {expected}"} if parts is frames else {}),
                 )
             )  # fmt: skip
     return figures
+
+
+def _bare(bench: Bench, running: Running, stream: Stream, rate: int) -> np.ndarray:
+    """Seconds from handing over a message until a reader has it that only acknowledges, at the same rate."""
+    port, times_file, came_file = running.service.mqtt_port, bench.file("times.npy"), bench.file("came.npy")
+    with (
+        child("bench.reader", str(port), "bar/#", str(stream.messages), str(came_file)) as reader,
+        bench.publisher(port, stream, "--rate", str(rate), "--times", str(times_file)) as publisher,
+    ):
+        publisher.go()
+        publisher.result()
+        reader.result()
+    under_way: np.ndarray = np.load(came_file) - np.load(times_file)
+    return under_way
 
 
 def _openings(city: City, position: int, count: int, number: int, runs: int) -> dict[int, int]:

@@ -1,6 +1,7 @@
 """A bare reader: takes messages from the broker, acknowledges them and does nothing else; what a broker can deliver.
 
-`python -m bench.reader PORT TOPIC COUNT`: says `ready` when subscribed, and prints a line of JSON after COUNT messages.
+`python -m bench.reader PORT TOPIC COUNT [FILE.npy]`: says `ready` when subscribed, and prints a line of JSON after
+COUNT messages; FILE.npy then holds when each came.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import json
 import os
 import sys
 import time
+
+import numpy as np
 
 from bench import mqtt
 
@@ -22,6 +25,7 @@ def main() -> None:
     mqtt.subscribe(connection, topic)
     print("ready", flush=True)
     received, rest = 0, b""
+    times = np.zeros(count)
     begun_cpu = 0.0
     while received < count:
         part = connection.recv(READ)
@@ -31,6 +35,7 @@ def main() -> None:
         data = rest + part
         acks, used = take(data)
         rest = data[used:]
+        times[received : received + len(acks)] = time.time()
         received += len(acks)
         connection.sendall(b"".join(acks))
         if len(part) < READ and received < count:
@@ -38,6 +43,8 @@ def main() -> None:
     result = {"received": received, "ended": time.time(), "cpu_s": time.process_time() - begun_cpu}
     connection.sendall(b"\xe0\x00")
     connection.close()
+    if len(sys.argv) > 4:
+        np.save(sys.argv[4], times)
     print(json.dumps(result), flush=True)
 
 

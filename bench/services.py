@@ -189,18 +189,23 @@ class Child:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def go(self) -> None:
+    def go(self, word: str = "") -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{word}\n")
         self.process.stdin.flush()
 
-    def result(self) -> dict[str, float]:
-        """What it has to say at its end, however long that takes."""
+    def line(self) -> dict[str, Any]:
+        """Its line of JSON."""
         line = self._line()
-        self.process.wait(30)
         if not line:
             raise RowFailed("a helper process ended without a result")
-        found: dict[str, float] = json.loads(line)
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def result(self) -> dict[str, Any]:
+        """The same, and its end, however long that takes."""
+        found = self.line()
+        self.process.wait(30)
         return found
 
     def stop(self) -> None:

@@ -9,7 +9,8 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from ingest import wire
-from twin.model import Micros, RawMessage
+from ingest.messages import Messages
+from twin.model import Micros
 
 # Everything below our own root, so that what a device sends to a mistyped topic is seen and refused with its reason.
 SUBSCRIPTIONS: Final = ("cim/v1/#", "v1/gateway/telemetry")
@@ -75,9 +76,7 @@ class Conversation:
     them. `end` ends it.
     """
 
-    def __init__(
-        self, terms: Terms, connection: int, keep_bytes: int, now: float, topics: dict[bytes, str] | None = None
-    ) -> None:
+    def __init__(self, terms: Terms, connection: int, keep_bytes: int, now: float) -> None:
         self.terms = terms
         self.is_accepted = False
         self.is_open = False
@@ -86,13 +85,13 @@ class Conversation:
         self.outgoing = bytearray(
             wire.connect(terms.client_id, terms.user, terms.password, terms.keepalive_s, RECEIVE_MAXIMUM, terms.is_v5)
         )
-        self._incoming = wire.Incoming(terms.is_v5, connection, keep_bytes, {} if topics is None else topics)
+        self._incoming = wire.Incoming(terms.is_v5, connection, keep_bytes)
         self._ping_s = terms.keepalive_s / 2
         self._heard_at = self._sent_at = now
         self._asked_at: float | None = now  # since when an answer is due
         self._is_listening = True
 
-    def receive(self, data: bytes | memoryview, now: float, received_at: Micros) -> list[RawMessage]:
+    def receive(self, data: bytes | memoryview, now: float, received_at: Micros) -> Messages:
         """The messages that `data` completes; answers the rest."""
         self._heard_at = now
         messages, packets = self._incoming.take(data, received_at)

@@ -6,12 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from operator import itemgetter
-from typing import Final
 
+from ingest.messages import Messages
 from twin.model import Micros, RawMessage
-
-PAYLOAD: Final = itemgetter(RawMessage._fields.index("payload"))
 
 
 class Inbox:
@@ -19,7 +16,7 @@ class Inbox:
 
     Bound: `messages` and `bytes_`, whichever is reached first (one message is always let in). Policy: `put` waits,
     `put_many` leaves the rest to the caller. Counters: `waits` (how often it was full for one of them), `len()`,
-    `size` (bytes). Kept as the lists that came, so that nothing is done for a single message.
+    `size` (bytes). Kept as the columns that came, so that nothing is done for a single message.
     """
 
     def __init__(self, messages: int, bytes_: int) -> None:
@@ -28,8 +25,7 @@ class Inbox:
         self.size = 0
         self.waits = 0
         self.on_room: Callable[[], None] = _nothing  # called by the taking thread, once after each refusal
-        self._lists: deque[Sequence[RawMessage]] = deque()
-        self._begun = 0  # how many of the first list are taken
+        self._pieces: deque[tuple[Messages, int]] = deque()  # with their bytes
         self._count = 0
         self._wanted = 1  # so many wake a waiting `take`
         self._is_room_wanted = False
@@ -47,29 +43,31 @@ class Inbox:
                 self._changed.wait_for(lambda: self._is_closed or not self._is_full())
             if self._is_closed:
                 return False
-            self._add([message], len(message.payload))
+            self._add(Messages.of([message]), len(message.payload))
             return True
 
     def put_many(self, messages: Sequence[RawMessage]) -> int:
         """Add as many as there is room for, and say how many that were (none once closed); never waits. Where they were
-        not all, `on_room` is called when some were taken. The inbox keeps the list itself: do not change it."""
-        sizes = [*map(len, map(PAYLOAD, messages))]
-        size = sum(sizes)
+        not all, `on_room` is called when some were taken. The inbox keeps the columns: do not change them."""
+        messages = Messages.of(messages)
+        size = messages.bytes
         with self._changed:
             if self._is_closed:
                 return 0
             number = len(messages)
             if self._count + number > self.messages or self.size + size > self.bytes:
-                number = self._fitting(sizes)
-                messages, size = messages[:number], sum(sizes[:number])
-                if number < len(sizes):
+                number = self._fitting(messages)
+                if number < len(messages):
                     self.waits += not self._is_room_wanted
                     self._is_room_wanted = True
+                    messages = messages[:number]
+                    size = messages.bytes
             if number:
                 self._add(messages, size)
             return number
 
-    def _fitting(self, sizes: list[int]) -> int:
+    def _fitting(self, messages: Messages) -> int:
+        sizes = [*map(len, messages.payloads)]
         number, count, size = 0, self._count, self.size
         while number < len(sizes) and not (count and (count >= self.messages or size >= self.bytes)):
             size += sizes[number]
@@ -77,9 +75,9 @@ class Inbox:
             count += 1
         return number
 
-    def _add(self, messages: Sequence[RawMessage], size: int) -> None:
+    def _add(self, messages: Messages, size: int) -> None:
         before = self._count
-        self._lists.append(messages)
+        self._pieces.append((messages, size))
         self._count += len(messages)
         self.size += size
         if not before or before < self._wanted <= self._count:
@@ -91,20 +89,20 @@ class Inbox:
     def oldest(self) -> Micros | None:
         """When the message that has waited longest came; None if none waits."""
         with self._changed:
-            return self._lists[0][self._begun].received_at if self._count else None
+            return self._pieces[0][0].runs[0][1] if self._count else None
 
     def wake(self) -> None:
         """Let a waiting `take` return early, for work that does not come through the inbox."""
         with self._changed:
             self._changed.notify_all()
 
-    def take(self, most: int, wait_s: float, linger_s: float, is_urgent: Callable[[], bool]) -> list[RawMessage]:
+    def take(self, most: int, wait_s: float, linger_s: float, is_urgent: Callable[[], bool]) -> Messages:
         """Up to `most` messages: waits up to `wait_s` for the first and then `linger_s` for company; returns early
         when full or when `is_urgent()`."""
         with self._changed:
             self._changed.wait_for(lambda: self._count > 0 or self._is_closed or is_urgent(), wait_s)
             if not self._count:
-                return []
+                return Messages()
             if self._count < most and linger_s > 0 and not is_urgent():
                 deadline = time.monotonic() + linger_s
                 self._wanted = most
@@ -114,25 +112,24 @@ class Inbox:
                 )
                 self._wanted = 1
             taken = self._pop(most)
-            self._count -= len(taken)
-            self.size -= sum(map(len, map(PAYLOAD, taken)))
             self._changed.notify_all()
             is_room_wanted, self._is_room_wanted = self._is_room_wanted, False
         if is_room_wanted:
             self.on_room()
         return taken
 
-    def _pop(self, most: int) -> list[RawMessage]:
-        taken: list[RawMessage] = []
-        while self._lists and len(taken) < most:
-            first = self._lists[0]
-            end = min(len(first), self._begun + most - len(taken))
-            taken += first[self._begun : end] if self._begun or end < len(first) else first
-            if end == len(first):
-                self._lists.popleft()
-                self._begun = 0
-            else:
-                self._begun = end
+    def _pop(self, most: int) -> Messages:
+        taken = Messages()
+        while self._pieces and len(taken) < most:
+            piece, size = self._pieces.popleft()
+            room = most - len(taken)
+            if len(piece) > room:
+                rest = piece[room:]
+                self._pieces.appendleft((rest, rest.bytes))
+                piece, size = piece[:room], size - rest.bytes
+            taken.extend(piece)
+            self.size -= size
+        self._count -= len(taken)
         return taken
 
     def close(self) -> None:

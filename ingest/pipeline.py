@@ -34,6 +34,7 @@ from alerts.rules import RuleSet
 from ingest.codecs import Decoded
 from ingest.inbox import Inbox
 from ingest.judgement import Decision, Judgement, Snapshot
+from ingest.messages import Messages
 from twin.model import (
     SECOND,
     AlertEvent,
@@ -67,6 +68,9 @@ AHEAD_FROM: Final = 1000  # readings in an outcome from which on handing it over
 AHEAD_FROM_BLOCKS: Final = 50  # the same of waveforms
 AHEAD_GOES: Final = 10  # a batch's messages are decoded in so many goes: the commit's end waits for one
 AHEAD_BYTES: Final = 16 << 20  # taken ahead at the most, or one go
+CROWD: Final = 500  # where so many messages came during a commit, some 40,000 a second, a batch waits for
+COMPANY: Final = 2500  # so many, which make its fixed cost, 1.5 ms of CPU, small,
+COMPANY_S: Final = 0.02  # but no longer than that
 
 
 class Source(Protocol):
@@ -125,15 +129,15 @@ class _Ahead:
     Bound: a batch's messages; AHEAD_BYTES and one go more."""
 
     def __init__(self) -> None:
-        self.messages: list[RawMessage] = []
+        self.messages = Messages()
         self.decoded: list[tuple[int, Decoded]] = []
         self.bytes = 0
         self.changes = -1  # of the catalogue that it was decoded by
 
-    def add(self, messages: list[RawMessage], decode: Callable[[list[RawMessage]], Decoded], changes: int) -> None:
+    def add(self, messages: Messages, decode: Callable[[Messages], Decoded], changes: int) -> None:
         """Decode some more. What cannot be decoded is looked at again with its batch, where errors are met."""
-        self.messages += messages
-        self.bytes += sum(len(message.payload) for message in messages)
+        self.messages.extend(messages)
+        self.bytes += messages.bytes
         if changes != self.changes:
             self.decoded.clear()
         self.changes = changes
@@ -142,7 +146,7 @@ class _Ahead:
         except Exception:
             log.exception("%d messages could not be decoded ahead", len(messages))
 
-    def of(self, messages: list[RawMessage], changes: int) -> Decoded | None:
+    def of(self, messages: Messages, changes: int) -> Decoded | None:
         """What these messages were decoded to; None unless they are all of those taken ahead, and it still holds."""
         is_whole = messages is self.messages and sum(size for size, _ in self.decoded) == len(messages)
         return Decoded.join(self.decoded) if is_whole and messages and changes == self.changes else None
@@ -252,7 +256,7 @@ class Pipeline:
             self.failures += 1
             log.critical("the pipeline cannot go on; the service ends, to be started anew", exc_info=True)
 
-    def _collect(self) -> list[RawMessage]:
+    def _collect(self) -> Messages:
         """The next batch: what was taken ahead with what came since, or what comes up to the next tick."""
         self._batch, self._ahead = self._ahead, _Ahead()
         ahead = self._batch
@@ -260,6 +264,13 @@ class Pipeline:
             return self.inbox.take(self._most, self._until_tick(), self.linger_s, lambda: bool(self._commands))
         there = len(ahead.messages) + len(self.inbox)  # not what comes while these are decoded
         self._take_ahead(ahead, 0.0, 0.0, lambda: len(ahead.messages) >= there)
+        if CROWD <= len(ahead.messages) < COMPANY:
+            deadline = time.monotonic() + COMPANY_S
+            self._take_ahead(
+                ahead, COMPANY_S, COMPANY_S,
+                lambda: len(ahead.messages) >= COMPANY or time.monotonic() >= deadline
+                or bool(self._commands) or self._stopping.is_set(),
+            )  # fmt: skip
         return ahead.messages
 
     def _take_ahead(self, ahead: _Ahead, wait_s: float, linger_s: float, is_over: Callable[[], bool]) -> None:
@@ -267,7 +278,7 @@ class Pipeline:
         judgement, at_once = self.judgement, max(1, self._most // AHEAD_GOES)
         while not is_over() and ahead.bytes < AHEAD_BYTES:
             room = self._most - len(ahead.messages)
-            messages = self.inbox.take(min(at_once, room), wait_s, linger_s, is_over) if room > 0 else []
+            messages = self.inbox.take(min(at_once, room), wait_s, linger_s, is_over) if room > 0 else None
             if not messages:
                 return
             ahead.add(messages, judgement.decode, judgement.catalog.changes)
@@ -280,14 +291,14 @@ class Pipeline:
     def waiting_since(self) -> Micros | None:
         """When the message that has waited longest came; None if none waits."""
         ahead = self._ahead.messages
-        return ahead[0].received_at if ahead else self.inbox.oldest()
+        return ahead.runs[0][1] if ahead else self.inbox.oldest()
 
     def _until_tick(self) -> float:
         return max(0.0, self._next_tick - time.monotonic())
 
     # Messages
 
-    def handle(self, messages: list[RawMessage], is_again: bool = False) -> None:
+    def handle(self, messages: Messages, is_again: bool = False) -> None:
         """Take one batch to its end: committed, acknowledged, published. `is_again`: trust nothing about what is
         stored."""
         try:
@@ -311,9 +322,9 @@ class Pipeline:
         self._finish(decision, committed)
         if self.source is not None:
             self.source.acknowledge(messages)
-        self.lag_s = max(0, self.clock() - messages[0].received_at) / SECOND
+        self.lag_s = max(0, self.clock() - messages.runs[0][1]) / SECOND
 
-    def _decide(self, messages: list[RawMessage], asks_all: bool = False) -> Decision:
+    def _decide(self, messages: Messages, asks_all: bool = False) -> Decision:
         judgement = self.judgement
         decoded = self._batch.of(messages, judgement.catalog.changes) or judgement.decode(messages)
         if judgement.needs_newer_catalog(decoded) and self.follow_catalog():
@@ -324,7 +335,7 @@ class Pipeline:
             self.follow_catalog()
         return judgement.decide(messages, decoded, self.writer, self.clock(), asks_all)
 
-    def _split(self, messages: list[RawMessage], why: str) -> None:
+    def _split(self, messages: Messages, why: str) -> None:
         """Find what cannot be committed by halves; a single message that cannot is quarantined whole."""
         if len(messages) > 1:
             middle = len(messages) // 2

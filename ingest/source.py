@@ -21,12 +21,15 @@ from typing import Final
 from ingest import wire
 from ingest.conversation import KEEPALIVE_S, SUBSCRIPTIONS, Address, Conversation, End, Terms
 from ingest.inbox import Inbox
+from ingest.messages import Messages
 from twin.model import Micros, RawMessage
 
 log = logging.getLogger(__name__)
 
 READ: Final = 512 * 1024  # bytes in one go
 COALESCE_S: Final = 0.002  # what arrives meanwhile is read in one go
+MUCH: Final = 32 * 1024  # where a read brings so many bytes, the next one waits longer
+COALESCE_MUCH_S: Final = 0.004
 CONNECT_S: Final = 5.0
 LEAVE_S: Final = 2.0  # for the last acknowledgements and the good-bye, and the broker to have read them
 PAUSE_S: Final = (0.2, 5.0)  # between two tries, doubled each time
@@ -62,7 +65,6 @@ class WireSource:
         self.is_v5 = tries_v5
         self.keep_bytes = keep_bytes
         self.keepalive_s = keepalive_s
-        self._topics: dict[bytes, str] = {}
         self._buffer = memoryview(bytearray(READ))
         self._current = 0  # the connection that takes acknowledgements; 0: none
         self._acknowledgements = bytearray()  # for it
@@ -87,7 +89,7 @@ class WireSource:
         """Tell the broker that these are safe. Those of an earlier connection are left out: their packet ids may
         mean other messages by now, and the broker sends them again."""
         current = self._current
-        packet_ids = [m.mid for m in messages if m.qos and m.connection == current]
+        packet_ids = Messages.of(messages).packet_ids(current)
         if not packet_ids:
             return
         packets = wire.pubacks(packet_ids)
@@ -145,7 +147,7 @@ class WireSource:
             terms = Terms(
                 self.client_id, address.user, address.password, SUBSCRIPTIONS, self.is_v5, keepalive_s=self.keepalive_s
             )
-            conversation = Conversation(terms, self.connection + 1, self.keep_bytes, time.monotonic(), self._topics)
+            conversation = Conversation(terms, self.connection + 1, self.keep_bytes, time.monotonic())
             return self._converse(conversation, _Line(connected, heard, self._buffer))
 
     @contextlib.contextmanager
@@ -165,7 +167,7 @@ class WireSource:
     def _converse(self, conversation: Conversation, line: _Line) -> End:
         """Carry bytes until one side has enough. Messages that the inbox has no room for wait here, and nothing is read
         until they are in."""
-        waiting: list[RawMessage] = []
+        waiting = Messages()
         read_at = 0.0  # not before, so that what comes meanwhile is one read
         is_dry = False  # nothing to read was left: wait for more
         while conversation.end is None:
@@ -196,7 +198,10 @@ class WireSource:
                 raise ConnectionError("closed the connection")
             else:
                 waiting = conversation.receive(data, now, self.clock())
-                read_at = now + COALESCE_S if len(data) < READ else now
+                if len(data) < READ:
+                    read_at = now + (COALESCE_S if len(data) < MUCH else COALESCE_MUCH_S)
+                else:
+                    read_at = now
                 self._take_note(conversation)
         return conversation.end
 

@@ -13,11 +13,10 @@ from typing import Final
 
 import numpy as np
 
+from ingest.messages import Messages
 from twin.model import Micros, RawMessage
 
 CONTROL_BYTES: Final = 128 * 1024  # a packet other than PUBLISH is at most this long; so is what precedes a payload
-MAX_TOPICS: Final = 1 << 17  # remembered as text; then the memory starts anew
-MAX_TOPIC: Final = 200  # bytes of one that is remembered
 NEVER: Final = 0xFFFFFFFF  # a session expiry
 PINGREQ: Final = b"\xc0\x00"
 DISCONNECT: Final = b"\xe0\x00"  # normal, and the session stays
@@ -48,6 +47,9 @@ REASONS: Final = {
 }  # fmt: skip
 # The answers of 3.1.1 in those words
 OLDER: Final = {1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}
+
+
+_HEAD: Final = struct.Struct(">BBBH").unpack_from  # of a packet with a length of two bytes, and its topic's
 
 
 class _Malformed(Exception):  # noqa: N818
@@ -118,16 +120,15 @@ class Incoming:
     is_v5: bool
     connection: int
     keep_bytes: int
-    topics: dict[bytes, str] = field(default_factory=dict)  # shared by the connections of a source
     fault: str | None = None
     _rest: bytearray = field(default_factory=bytearray)
     _wanted: int = 2  # bytes from which on it is worth while to look at the rest again
     _large: _Large | None = None
     _is_connected: bool = False
 
-    def take(self, data: bytes | memoryview, now: Micros) -> tuple[list[RawMessage], list[Packet]]:
+    def take(self, data: bytes | memoryview, now: Micros) -> tuple[Messages, list[Packet]]:
         """The messages and the other packets that `data` completes; `now` is when the messages came."""
-        messages: list[RawMessage] = []
+        messages = Messages()
         packets: list[Packet] = []
         if self.fault is not None:
             return messages, packets
@@ -147,17 +148,35 @@ class Incoming:
             self.fault = str(error)
         except IndexError:
             self.fault = "a packet ends within a field"
+        messages.settle(now, self.connection)
         return messages, packets
 
-    def _parse(self, data: bytes, now: Micros, messages: list[RawMessage], packets: list[Packet]) -> None:
-        """Everything whole in `data`. The loop is what each message costs, about 1 µs: nothing of it is a call, and
-        one look at where the payload begins stands for all that could be cut short before (fields reaching beyond
-        their packet, read from what follows, put it behind the end)."""
-        topics, is_v5, connection = self.topics, self.is_v5, self.connection
+    def _parse(self, data: bytes, now: Micros, messages: Messages, packets: list[Packet]) -> None:
+        """Everything whole in `data`. The loop is what each message costs, about 0.6 µs: hardly anything of it is a
+        call, and one look at where the payload begins stands for all that could be cut short before (fields reaching
+        beyond their packet, read from what follows, put it behind the end). What nearly all are, PUBLISH at QoS 1 with
+        a length of two bytes, is looked for first."""
+        is_v5, is_connected = self.is_v5, self._is_connected
         bound = self.keep_bytes + CONTROL_BYTES
-        new, add = tuple.__new__, messages.append
+        names, payloads, mids, head = messages.names, messages.payloads, messages.mids, _HEAD
         position, size, wanted = 0, len(data), 2
         while position + 2 <= size:
+            if is_connected and position + 5 <= size:
+                first, length, high, start = head(data, position)
+                end = position - 125 + (high << 7) + length
+                if high < 128 <= length and first & 0xF6 == 0x32 and end <= size:
+                    start += position + 5  # of the packet id
+                    packet_id = data[start] << 8 | data[start + 1]
+                    begin = start + 2
+                    if is_v5:
+                        begin += 1 if not data[begin] else _properties_size(data, begin, end)
+                    if begin > end or not packet_id or start == position + 5:
+                        raise _Malformed("a PUBLISH has no topic or packet id, or ends within a field")
+                    names.append(data[position + 5 : start])
+                    payloads.append(data[begin:end])
+                    mids.append(packet_id)
+                    position = end
+                    continue
             length = data[position + 1]
             start = position + 2
             if length > 127:
@@ -171,7 +190,7 @@ class Incoming:
                         wanted = 5
                         break
                     if length > bound and data[position] & 0xF0 == 0x30 and start + length <= size:
-                        messages.append(self._beginning(data[position], data[start : start + bound], length, now))
+                        messages.add(self._beginning(data[position], data[start : start + bound], length, now))
                         position = start + length
                         continue
                 else:
@@ -182,8 +201,9 @@ class Incoming:
                 break
             if data[position] & 0xF6 != 0x32:  # anything but PUBLISH at QoS 1, sent again or retained or not
                 self._other(data[position], data[start:end], now, messages, packets)
+                is_connected = self._is_connected
             else:
-                if not self._is_connected:
+                if not is_connected:
                     raise _Malformed("it speaks before it has answered CONNECT")
                 start += 2
                 at = start + (data[start - 2] << 8 | data[start - 1])
@@ -191,25 +211,21 @@ class Incoming:
                 begin = at + 2
                 if is_v5:
                     begin += 1 if not data[begin] else _properties_size(data, begin, end)
-                if begin > end or not packet_id:
-                    raise _Malformed("a PUBLISH has no packet id, or ends within a field")
-                name = data[start:at]
-                topic = topics.get(name) or self._topic(name)
-                add(new(RawMessage, (topic, data[begin:end], now, packet_id, 1, connection, 0)))
+                if begin > end or not packet_id or start == at:
+                    raise _Malformed("a PUBLISH has no topic or packet id, or ends within a field")
+                names.append(data[start:at])
+                payloads.append(data[begin:end])
+                mids.append(packet_id)
             position = end
         if position < size:
             self._rest += data[position:] if self._large is None else b""
             self._wanted = wanted
 
-    def _topic(self, name: bytes) -> str:
+    @staticmethod
+    def _topic(name: bytes) -> str:
         if not name:
             raise _Malformed("a PUBLISH has no topic")  # nor may it have an alias, 3.3.2.3.4: we allow none
-        topic = name.decode("utf-8", "replace")
-        if len(name) <= MAX_TOPIC:
-            if len(self.topics) >= MAX_TOPICS:
-                self.topics.clear()
-            self.topics[name] = topic
-        return topic
+        return name.decode("utf-8", "replace")
 
     def _missing(self, data: bytes, position: int, start: int, length: int, now: Micros) -> int:
         """How many bytes from `position` on to wait for, of a packet that is not whole yet. Too large a message begins
@@ -246,17 +262,18 @@ class Incoming:
         payload = body[begin : begin + self.keep_bytes]
         return RawMessage(topic, payload, now, packet_id, qos, self.connection, length - begin - len(payload))
 
-    def _pass_over(self, data: bytes | memoryview, messages: list[RawMessage]) -> bytes | memoryview:
+    def _pass_over(self, data: bytes | memoryview, messages: Messages) -> bytes | memoryview:
         large = self._large
         assert large is not None
         passed = min(len(data), large.left)
         large.left -= passed
         if not large.left:
-            messages.append(large.message)
+            messages.add(large.message)
+            messages.settle(large.message.received_at, self.connection)
             self._large = None
         return data[passed:]
 
-    def _other(self, first: int, body: bytes, now: Micros, messages: list[RawMessage], packets: list[Packet]) -> None:
+    def _other(self, first: int, body: bytes, now: Micros, messages: Messages, packets: list[Packet]) -> None:
         """Any packet but PUBLISH at QoS 1."""
         kind, flags = first >> 4, first & 15
         if kind == 2 and not flags and not self._is_connected:
@@ -270,7 +287,7 @@ class Incoming:
             begin = at + (_properties_size(body, at, len(body)) if self.is_v5 else 0)
             if begin > len(body):
                 raise _Malformed("a PUBLISH ends within a field")
-            messages.append(RawMessage(self._topic(body[2:at]), body[begin:], now, 0, 0, self.connection))
+            messages.add(RawMessage(self._topic(body[2:at]), body[begin:], now, 0, 0, self.connection))
         elif len(body) > CONTROL_BYTES:
             raise _Malformed(f"a packet of type {kind} has {len(body)} bytes")
         elif kind == 9 and not flags:

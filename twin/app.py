@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -56,6 +57,7 @@ BUSY_SHARE: Final = 0.25  # of a core that this process takes: some 40,000 messa
 BUSY_LOOK_S: Final = 0.1
 AGGREGATE_EVERY_S: Final = 300.0
 PARTITIONS_EVERY_S: Final = 3600.0
+COLLECT_AFTER: Final = 50_000  # containers made and not yet gone; some 10 MB of what may be garbage
 
 
 def now() -> Micros:
@@ -117,6 +119,7 @@ class Service:
         self.tilesets = Tilesets(settings.data_dir / "tiles", self.apart)
         self.tilesets.sweep()
         self._build()
+        _calm_the_collector()
         self.source.start()
         self.pipeline.start()
         self._spawn("upkeep", self._keep_up)
@@ -493,6 +496,14 @@ def serve(
         asyncio.run(_serve_http(service, on_ready, duration_s))
     finally:
         service.stop()
+
+
+def _calm_the_collector() -> None:
+    """Let Python look for cycles in what is new only, and less often. What was built so far stays; messages, of which
+    tens of thousands wait at a time, are in no cycles, and looking at each again and again took a tenth of all CPU."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def bind(address: Address) -> socket.socket:

@@ -72,7 +72,7 @@ class LimitWatches:
         return LimitWatches(rows, self.limits, self.profile[origin])
 
     def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
-        bounds = self._quiet[batch.sensor]
+        bounds = self._quiet.take(batch.sensor, axis=0)
         loud = (batch.value >= bounds[:, 1]) | (batch.value <= bounds[:, 0])
         if not loud.any():
             return Verdicts.none(), []

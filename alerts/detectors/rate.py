@@ -61,7 +61,7 @@ class RateWatches:
     def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
         if not len(self.rows):
             return Verdicts.none(), []
-        segments = np.flatnonzero(self.rows.is_watched[batch.owner])
+        segments = np.flatnonzero(self.rows.is_watched.take(batch.owner))
         if not len(segments):
             return Verdicts.none(), []
         pairs = Pairs.of(self.rows, batch, segments)

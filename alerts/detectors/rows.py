@@ -60,6 +60,7 @@ class Rows:
         self.begin: Ints = np.searchsorted(sensor, np.arange(sensors + 1))
         self.number: Ints = np.diff(self.begin)
         self.is_watched: Bools = self.number > 0  # an eighth of the memory to look through
+        self.is_single = bool((self.number <= 1).all())  # no sensor has two of these watches
         self._key = _key(sensor, rule)
 
     def __len__(self) -> int:

@@ -22,6 +22,10 @@ from alerts.rules import Rule
 from twin.model import SECOND, Bools, Floats, Ints
 
 READINGS: Final = 3  # two equal readings prove nothing
+_RECORD: Final = np.dtype(
+    [("anchor", "f8"), ("since", "i8"), ("last_at", "i8"), ("profile", "i4"), ("count", "i1"), ("level", "i1")],
+    align=True,
+)
 _FEW: Final = 16  # groups left for which a plain loop is quicker than one numpy round a reading
 
 
@@ -44,13 +48,14 @@ class StuckWatches:
         self.rows = rows
         self.parameters = parameters
         self.profile = profile
-        self.columns: Columns = {
-            "anchor": np.full(len(rows), np.nan),
-            "since": np.full(len(rows), NEVER),
-            "count": np.zeros(len(rows), np.int8),
-            "level": np.zeros(len(rows), np.int8),
-            "last_at": np.full(len(rows), NEVER),
-        }
+        # The columns of one array of records: of a large city each batch looks at rows far from each other, and a
+        # record is one line of the cache where five columns are five.
+        self._records = np.zeros(len(rows), _RECORD)
+        self._records["profile"] = profile
+        state = ("anchor", "since", "count", "level", "last_at")
+        self.columns: Columns = {name: self._records[name] for name in state}
+        for name, rest in (("anchor", np.nan), ("since", NEVER), ("last_at", NEVER)):
+            self.columns[name][:] = rest
         self._has_gaps = bool((parameters.max_gap < FOREVER).any())
 
     @classmethod
@@ -77,7 +82,7 @@ class StuckWatches:
     def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
         if not len(self.rows):
             return Verdicts.none(), []
-        segments = np.flatnonzero(self.rows.is_watched[batch.owner])
+        segments = np.flatnonzero(self.rows.is_watched.take(batch.owner))
         if not len(segments):
             return Verdicts.none(), []
         is_alone = batch.count[segments] == 1
@@ -92,14 +97,14 @@ class StuckWatches:
 
     def _observe_alone(self, batch: Batch, segments: Ints) -> tuple[Verdicts, list[Patch]]:
         """What `_observe_several` comes to, for segments of one reading each: of a large city nearly all."""
-        owner = batch.owner[segments]
-        number = self.rows.number[owner]
-        row, reading = self.rows.begin[owner], batch.start[segments]
-        if (number != 1).any():
+        owner = batch.owner.take(segments)
+        row, reading = self.rows.begin.take(owner), batch.start.take(segments)
+        if not self.rows.is_single:
+            number = self.rows.number[owner]
             row, reading = spans(row, number), np.repeat(reading, number)
-        at, x = batch.at[reading], batch.value[reading]
-        parameters, p = self.parameters, self.profile[row]
-        old = {name: column[row] for name, column in self.columns.items() if name != "last_at" or self._has_gaps}
+        at, x = batch.at.take(reading), batch.value.take(reading)
+        old = self._records.take(row)
+        parameters, p = self.parameters, old["profile"]
         anchor, level = old["anchor"], old["level"]
         is_near = ((x == anchor) | (np.abs(x - anchor) <= parameters.tolerance[p])) & (old["count"] > 0)
         starts = ~is_near

@@ -9,6 +9,7 @@ from typing import Final
 from bench.report import Figure
 from bench.rows import (
     city_models,
+    clients,
     imports,
     judging,
     latency,
@@ -45,7 +46,8 @@ ROWS: Final = (
     Row("import-csv", "the same from CSV", imports.plain_csv),
     Row("start", "starting with 100,000 sensors and a million alerts", starting.long_past),
     Row("judging", "judging alone, default pack, 100,000 sensors", judging.alone),
-    Row("latency", "publish to committed and to alert frame at 5,000 messages/s", latency.steady),
+    Row("latency", "publish to committed and to alert frame at 5,000 and 20,000 messages/s", latency.steady),
+    Row("clients", "alerts to 1,000 and 5,000 WebSocket clients while messages come in", clients.many),
     Row("http", "questions over HTTP beside 50 million readings", questions.asked, is_long=True),
     Row("waveforms", "150 bridges x 50 channels x 50 Hz in blocks of 5 s: CPU of all", waveforms.bridges),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),

@@ -1,8 +1,9 @@
-"""How long a reading is under way at a steady rate: to its commit, and to an alert frame at a WebSocket client."""
+"""How long a reading is under way at steady rates: to its commit, and to an alert frame at a WebSocket client."""
 
 from __future__ import annotations
 
 import json
+import statistics
 import threading
 import time
 from typing import Any, Final
@@ -13,9 +14,9 @@ from websockets.sync.client import connect
 
 from bench.city import City, Stream
 from bench.report import Figure
-from bench.services import Bench, RowFailed, Running, until
+from bench.services import Bench, RowFailed, Running, child, until
 
-RATE: Final = 5_000
+RATES: Final = (5_000, 20_000)
 SECONDS: Final = 8
 SENSORS: Final = 10_000
 P50_GOAL: Final = 20
@@ -48,9 +49,13 @@ class Client(threading.Thread):
 
 
 def steady(bench: Bench) -> list[Figure]:
+    return [figure for rate in RATES for figure in _at(bench, rate)]
+
+
+def _at(bench: Bench, rate: int) -> list[Figure]:
     city = City(SENSORS)
-    count = bench.scaled(RATE * SECONDS, SENSORS)
-    commits, frames, verified, raised, expected = [], [], 0, 0, 0
+    count = bench.scaled(rate * SECONDS, SENSORS)
+    commits, frames, bare, verified, raised, expected = [], [], [], 0, 0, 0
     with bench.service(city) as running:
         warm_up = city.singles(bench.file("warm-up.npz"), 0, city.size)
         running.take(bench, warm_up)
@@ -59,7 +64,8 @@ def steady(bench: Bench) -> list[Figure]:
             opening = _openings(city, position, count, number, bench.runs)
             city.open_covers(opening)
             stream = city.singles(bench.file("steady.npz"), position, count)
-            until_commit, until_frame, rows = _run(bench, running, city, stream, position, opening)
+            until_commit, until_frame, rows = _run(bench, running, city, stream, position, opening, rate)
+            bare.append(_bare(bench, running, city.singles(bench.file("bare.npz"), 0, count, "bar"), rate))
             position += count
             commits.append(until_commit)
             frames.append(until_frame)
@@ -70,17 +76,35 @@ def steady(bench: Bench) -> list[Figure]:
     figures = []
     for what, parts in (("publish to committed", commits), ("publish to alert frame at a client", frames)):
         for percent, goal in ((50, P50_GOAL), (99, P99_GOAL)):
+            took = [float(np.percentile(part, percent)) * 1000 if len(part) else float("nan") for part in parts]
+            limits = [float(np.percentile(part, percent)) * 1000 for part in bare]
             figures.append(
                 Figure(
-                    "latency", f"{what}, p{percent}, {RATE:,} messages/s", "ms",
-                    [float(np.percentile(part, percent)) * 1000 if len(part) else float("nan") for part in parts],
-                    goal, "at most", is_later=True, fault=fault if parts is frames else "",
+                    "latency", f"{what}, p{percent}, {rate:,} messages/s", "ms",
+                    took, goal, "at most", is_later=True, fault=fault if parts is frames else "",
+                    ratio=statistics.median(own / limit for own, limit in zip(took, limits, strict=True)),
+                    ratio_to="what messages take to a bare acknowledging reader",
                     verified=verified, expected=count * bench.runs,
-                    details={"largest, ms": max(float(part.max(initial=0)) * 1000 for part in parts)}
+                    details={"bare reader, ms": statistics.median(limits)}
+                    | {"largest, ms": max(float(part.max(initial=0)) * 1000 for part in parts)}
                     | ({"alert frames": f"{raised} of {expected}"} if parts is frames else {}),
                 )
             )  # fmt: skip
     return figures
+
+
+def _bare(bench: Bench, running: Running, stream: Stream, rate: int) -> np.ndarray:
+    """Seconds from handing over a message until a reader has it that only acknowledges, at the same rate."""
+    port, times_file, came_file = running.service.mqtt_port, bench.file("times.npy"), bench.file("came.npy")
+    with (
+        child("bench.reader", str(port), "bar/#", str(stream.messages), str(came_file)) as reader,
+        bench.publisher(port, stream, "--rate", str(rate), "--times", str(times_file)) as publisher,
+    ):
+        publisher.go()
+        publisher.result()
+        reader.result()
+    under_way: np.ndarray = np.load(came_file) - np.load(times_file)
+    return under_way
 
 
 def _openings(city: City, position: int, count: int, number: int, runs: int) -> dict[int, int]:
@@ -91,7 +115,7 @@ def _openings(city: City, position: int, count: int, number: int, runs: int) -> 
 
 
 def _run(
-    bench: Bench, running: Running, city: City, stream: Stream, position: int, opening: dict[int, int]
+    bench: Bench, running: Running, city: City, stream: Stream, position: int, opening: dict[int, int], rate: int
 ) -> tuple[np.ndarray, np.ndarray, int]:  # fmt: skip
     """Seconds from handing over to commit of every message, and to the frame of every alert; rows found."""
     before = running.standing()
@@ -99,7 +123,7 @@ def _run(
     times_file = bench.file("times.npy")
     try:
         with bench.publisher(
-            running.service.mqtt_port, stream, "--rate", str(RATE), "--times", str(times_file)
+            running.service.mqtt_port, stream, "--rate", str(rate), "--times", str(times_file)
         ) as publisher:
             publisher.go()
             result = publisher.result()
@@ -110,8 +134,8 @@ def _run(
             raise
     finally:
         client.close()
-    if result["ended"] - result["begun"] > stream.messages / RATE * 1.2:
-        raise RowFailed(f"the publisher could not keep {RATE} messages/s")
+    if result["ended"] - result["begun"] > stream.messages / rate * 1.2:
+        raise RowFailed(f"the publisher could not keep {rate} messages/s")
     handed = np.load(times_file)
     committed = np.full(stream.readings, np.nan)
     rows = 0

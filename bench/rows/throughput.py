@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +62,7 @@ def _singles(bench: Bench, broker: str, row: str) -> list[Figure]:
     city = City(SENSORS)
     _some_covers_open(city)
     count = bench.scaled(SINGLES)
-    rates, bare, ratios, runs = [], [], [], []
+    rates, bare, bare_cpu, ratios, runs = [], [], [], [], []
     with bench.service(city, broker) as running:
         position = _warm_up(bench, running, city, city.singles, 1)
         for number in range(bench.runs):
@@ -72,7 +72,9 @@ def _singles(bench: Bench, broker: str, row: str) -> list[Figure]:
             runs.append(run)
             rates.append(count / run.seconds)
             mirror = city.singles(bench.file("bare.npz"), number * count % city.size, count, "bar")
-            bare.append(bench.bare_delivery(running.service.mqtt_port, mirror, "bar")[0])
+            delivered, cpu_s = bench.bare_delivery(running.service.mqtt_port, mirror, "bar")
+            bare.append(delivered)
+            bare_cpu.append(cpu_s / count * 1e5)
             ratios.append(rates[-1] / bare[-1])
         alerts = running.service.stats()["alert_events"]
     return [
@@ -83,7 +85,7 @@ def _singles(bench: Bench, broker: str, row: str) -> list[Figure]:
             details=_details(runs, count)
             | {"bare reader, messages/s": statistics.median(bare), "alert events": alerts},
         ),
-        _cpu(row, f"service CPU per 100,000 single readings, {broker}", runs, count, CPU_SINGLE_GOAL),
+        _cpu(row, f"service CPU per 100,000 single readings, {broker}", runs, count, CPU_SINGLE_GOAL, bare_cpu),
     ]  # fmt: skip
 
 
@@ -171,12 +173,15 @@ def _details(runs: list[Run], readings: int) -> dict[str, float]:
     }
 
 
-def _cpu(row: str, what: str, runs: list[Run], readings: int, goal: float) -> Figure:
+def _cpu(row: str, what: str, runs: list[Run], readings: int, goal: float, bare: Sequence[float] = ()) -> Figure:
     def per_100k(name: str) -> list[float]:
         return [run.cpu[name] / readings * 1e5 for run in runs]
 
+    own = per_100k("service")
     return Figure(
-        row, what, "s", per_100k("service"), goal, "at most", is_later=True,
+        row, what, "s", own, goal, "at most", is_later=True,
+        ratio=statistics.median(mine / its for mine, its in zip(own, bare, strict=True)) if bare else None,
+        ratio_to="the CPU of the bare acknowledging reader" if bare else "",
         details={f"{name}, s": statistics.median(per_100k(name)) for name in ("PostgreSQL", "broker")},
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ingest.codecs import senml, status, telemetry, waveform
 from ingest.codecs.gathering import Gathering, Points, Unreadable
+from ingest.messages import Messages
 from twin.catalog import Catalog
 from twin.model import Bools, Floats, Indices, Ints, Micros, RawMessage, Reason, Reject, WaveformBlock
 
@@ -152,7 +153,7 @@ class Decoder:
         topic."""
         if self._points.changes != self.catalog.changes:
             self._points = Points(self.catalog)
-        out = Gathering(messages, self._points)
+        out = Gathering(Messages.of(messages), self._points)
         careful = self._add_plain(out)
         if careful:
             _add_carefully(out, careful, self.default_tenant, self.max_bytes)
@@ -162,14 +163,15 @@ class Decoder:
     def _add_plain(self, out: Gathering) -> Sequence[int]:
         """Take in the messages of single devices that can be taken in together; the numbers of all others."""
         by_topic = self._points.by_topic
-        found = [by_topic.get(message.topic) for message in out.messages]
+        names = out.messages.names
+        found = [*map(by_topic.get, names)]
         if not found:
             return ()
         if all(found):  # a device has properties
             return telemetry.add_plain(out, range(len(found)), cast("list[dict[str, int]]", found), self.max_bytes)
         for number, known in enumerate(found):
             if known is None:
-                found[number] = self._place(out.messages[number].topic)
+                found[number] = self._place(names[number])
         plain = [number for number, known in enumerate(found) if known]
         others = [number for number, known in enumerate(found) if not known]
         if plain:
@@ -177,14 +179,15 @@ class Decoder:
             others = sorted(others + telemetry.add_plain(out, plain, owners, self.max_bytes))
         return others
 
-    def _place(self, topic: str) -> dict[str, int] | None:
+    def _place(self, name: bytes) -> dict[str, int] | None:
         """The properties of the plain device whose telemetry comes by this topic, None if it is no such topic."""
+        topic = name.decode("utf-8", "replace")
         route = _routes.get(topic) or _route(topic)
         if route.codec is not telemetry.decode_device or route.tenant is None:
             return None
         properties = self._points.properties(route.device, route.tenant)
-        if properties:
-            self._points.by_topic[topic] = properties
+        if properties and topic.encode() == name:
+            self._points.by_topic[name] = properties
         return properties
 
 

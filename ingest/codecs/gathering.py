@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import msgspec
 import numpy as np
 
+from ingest.messages import Messages
 from twin.catalog import Catalog, Replacement
 from twin.model import (
     HOUR,
@@ -147,7 +148,7 @@ class Points:
         self.successors: dict[str, list[Replacement]] = {}
         for replacement in catalog.replacements.values():
             self.successors.setdefault(replacement.device, []).append(replacement)
-        self.by_topic: dict[str, dict[str, int]] = {}
+        self.by_topic: dict[bytes, dict[str, int]] = {}
         self.senml_factors: dict[tuple[str, str], tuple[float, float] | None] = {}  # by a pack's unit and a sensor's
         self.lists: dict[tuple[str, bytes], list[int]] = {}
         self._lists_bytes = 0
@@ -246,7 +247,7 @@ class Gathering:
         "messages", "number", "packs", "points", "received_at", "scale", "sensor", "statuses", "unread", "value",
     )  # fmt: skip
 
-    def __init__(self, messages: Sequence[RawMessage], points: Points) -> None:
+    def __init__(self, messages: Messages, points: Points) -> None:
         self._catalog = points.catalog
         self.points = points
         self._refused: dict[tuple[int, Reason, str | None], tuple[str, list[int]]] = {}
@@ -369,7 +370,7 @@ class Gathering:
 
         Times and values that no column can hold are refused here, at once for the whole batch.
         """
-        received = np.array([m.received_at for m in self.messages], np.int64)
+        received = self.messages.received()
         parts = list(self.columns_met)
         if self.packs.numbers:
             parts.append(self.packs.columns(received))

@@ -59,7 +59,9 @@ def add_plain(
     than joining them into one list (0.33 and 0.51 µs of 200 B): a copy less, and a message is in the cache already
     when it is read.
     """
-    payloads = [out.messages[number].payload for number in numbers]
+    payloads = out.messages.payloads
+    if len(numbers) < len(payloads):
+        payloads = [payloads[number] for number in numbers]
     entries = _entries(payloads, min(_PLAIN_BYTES, max_bytes))
     values = [entry.values for entry in entries]
     left: list[int] = []

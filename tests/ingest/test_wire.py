@@ -183,18 +183,6 @@ def test_properties_that_fill_all_that_is_kept_leave_no_payload() -> None:
         assert taken(incoming(True), parts) == ([RawMessage("t", b"", NOW, 4, 1, 7, 7)], [], False)
 
 
-def test_topics_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MAX_TOPICS", 10)
-    made = incoming(False)
-    for n in range(25):
-        ((message,), _) = made.take(publish(False, f"t{n}", b""), NOW)
-        assert message.topic == f"t{n}"
-        assert len(made.topics) <= 10
-    ((message,), _) = made.take(publish(False, "l" * 5000, b""), NOW)
-    assert message.topic == "l" * 5000
-    assert max(map(len, made.topics)) < 5000
-
-
 # ---- any cut, any bytes
 
 TOPICS = st.text(min_size=1, max_size=300).filter(lambda t: len(t.encode("utf-8", "replace")) < 60_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -327,6 +328,32 @@ def test_a_storm_larger_than_the_queue_reaches_those_who_keep_up() -> None:
         assert screen.seqs == list(range(1, 5001))
 
     run(scenario, ws_queue=10)
+
+
+def test_frames_handed_over_at_once_and_those_of_the_queue_keep_their_order() -> None:
+    async def scenario(city: City) -> None:
+        screen = Screen(city)
+        has_room = itertools.cycle([True, True, False])
+
+        def take_now(wire: bytes) -> bool:
+            if not next(has_room):
+                return False
+            while wire:  # frames of a server, 126 to 65,535 bytes
+                size = int.from_bytes(wire[2:4], "big")
+                assert wire[:2] == b"\x81\x7e"
+                screen.frames.append(orjson.loads(wire[4 : 4 + size]))
+                wire = wire[4 + size :]
+            return True
+
+        screen.client.take_now = take_now
+        await screen.subscribe(alerts={})
+        for number, pauses in [(1, 0), (3, 5), (2, 0), (1, 1), (4, 0), (1, 5)] * 5:
+            city.commit(number)
+            await settle(pauses)
+        await settle()
+        assert screen.seqs == list(range(1, len(city.events) + 1))
+
+    run(scenario)
 
 
 def test_a_backlog_over_its_bound_closes_everybody(monkeypatch: pytest.MonkeyPatch) -> None:

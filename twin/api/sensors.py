@@ -125,7 +125,7 @@ def matching(
     else:
         candidates = list(range(after + 1, len(catalog)))
     found: list[int] = []
-    if not (device is not None or kinds or domains or tenant is not None or asset is not None or needle):
+    if not (device is not None or kinds or domains or tenant is not None or assets is not None or needle):
         return candidates[:limit]
     for index in candidates:
         if index <= after or (within is not None and not (index < len(within) and within[index])):

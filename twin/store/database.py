@@ -73,13 +73,13 @@ def pack_readings(readings: Readings, batch: int) -> bytes:
 def packed_pieces(readings: Readings, batch: int, rows: int = 20_000) -> Iterator[bytes]:
     """As `pack_readings`, but in their own order (those with a value first), and in pieces that stay in the cache."""
     missing = np.isnan(readings.value)
-    yield _HEADER
+    yield COPY_HEADER
     for part, dtype in ((readings, _READING),) if not missing.any() else (
         (readings.take(~missing), _READING), (readings.take(missing), _MISSING)
     ):  # fmt: skip
         for begin in range(0, len(part), rows):
             yield _rows(part.between(begin, begin + rows), batch, dtype).tobytes()
-    yield _TRAILER
+    yield COPY_TRAILER
 
 
 def _rows(r: Readings, batch: int, dtype: np.dtype[np.void]) -> NDArray[np.void]:
@@ -133,14 +133,14 @@ def stream_readings(
         cursor.copy(f"copy ({query}) to stdout (format binary)".encode(), params) as copy,
     ):
         rest = bytearray()
-        skip = len(_HEADER)
+        skip = len(COPY_HEADER)
         for block in copy:
             rest += block
             whole = (len(rest) - skip) // _ROW.itemsize
             if whole >= rows:
                 end = skip + whole * _ROW.itemsize
-                yield unpack_readings(_HEADER + bytes(rest[skip:end]) + _TRAILER)
+                yield unpack_readings(COPY_HEADER + bytes(rest[skip:end]) + COPY_TRAILER)
                 del rest[:end]
                 skip = 0
         if len(rest) - skip >= _ROW.itemsize:
-            yield unpack_readings(_HEADER + bytes(rest[skip:]))
+            yield unpack_readings(COPY_HEADER + bytes(rest[skip:]))

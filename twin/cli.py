@@ -209,16 +209,20 @@ app.add_typer(exports, name="export")
 def export_models(
     name: Annotated[str, typer.Argument(help="模型名 / the model's name")],
     format_: Annotated[
-        str, typer.Option("--format", help="source 为原文件 / source: its own files as imported; or geojson")
+        str,
+        typer.Option(
+            "--format",
+            help="source 为原文件 / source: its own files; cityjson, cityjsonl, geojson, csv, survey, tiles",
+        ),
     ] = "source",
-    out: Annotated[Path | None, typer.Option(help="写入的文件 / the file to write")] = None,
+    out: Annotated[Path | None, typer.Option(help="写入的文件或目录 / the file or folder to write")] = None,
     as_of: Annotated[str | None, typer.Option(help="当时的版本 / as it was then (2026-07-01T00:00:00Z)")] = None,
     version: Annotated[int | None, typer.Option(help="第几版 / this version")] = None,
     config: Config = None,
     data_dir: DataDirOption = None,
     database_url: DatabaseOption = None,
 ) -> None:
-    """导出一个模型 / one model: its own files as they were imported, or its assets as GeoJSON."""
+    """导出一个模型 / one model: its own files as they were imported, or in another format."""
     with plain_errors():
         from twin.embedded import database_url_for_command
         from twin.exporting_models import export_model

@@ -313,5 +313,15 @@ def test_the_command_imports_a_model_and_gives_it_back(database_url: str, tmp_pa
     features = {f["id"]: f for f in json.loads(out.read_text("utf-8"))["features"]}
     assert features["水网:甲"]["geometry"]["coordinates"][0] == pytest.approx(114.0486, abs=1e-3)
     assert features["水网:Q"]["geometry"]["type"] == "LineString"
+    for format_, first in (("cityjson", b"{"), ("cityjsonl", b"{"), ("csv", b"\xef\xbb\xbf")):
+        assert run("export", "models", "水网", "--format", format_, "--out", str(out), **environ).returncode == 0
+        assert out.read_bytes().startswith(first)
+    folder = tmp_path / "folder"
+    for format_ in ("tiles", "survey"):
+        assert run("export", "models", "水网", "--format", format_, "--out", str(folder), **environ).returncode == 0
+    assert {path.name for path in folder.iterdir()} >= {"tileset.json", "0-pipe.glb", "JSPoint.csv", "JSLine.csv"}
+    words = ["import", "--crs", "EPSG:4547", "--model", "再", str(folder / "JSPoint.csv"), str(folder / "JSLine.csv")]
+    again = run(*words, **environ)
+    assert "3 nodes, 2 links" in again.stdout, again.stderr + again.stdout
     wrong = [run("export", "models", *words, **environ) for words in (["x"], ["水网", "--format", "dwg"])]
     assert [done.returncode for done in wrong] == [1, 2]

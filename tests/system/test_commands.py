@@ -39,7 +39,8 @@ def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
          ["r.toml", "line 4, kind", "water.wine"]),
         ("r2.toml", b"[[rule]\n", ["r2.toml", "line 1"]),
         ("r3.toml", b"", ["r3.toml", "no rules"]),
-        ("map.json", b'{"type": "FeatureCollection",\n [[1, 2]]}', ["map.json", "neither"]),
+        ("map.json", b'{"type": "FeatureCollection",\n [[1, 2]]}', ["map.json, line 2", "JSON"]),
+        ("list.json", b"[[1, 2]]", ["list.json", "neither"]),
         ("x.bin", bytes(range(256)), ["x.bin", "UTF-8"]),
     ],
 )  # fmt: skip

@@ -21,6 +21,7 @@ from bench.rows import (
     starting,
     steady,
     throughput,
+    tiles,
     waveforms,
 )
 from bench.services import Bench
@@ -56,6 +57,7 @@ ROWS: Final = (
     Row("isolate", "isolations in networks of 12,500 and 125,000 nodes", network.isolations),
     Row("models-import", "20,000 LoD2 buildings and 100,000 pipes imported", city_models.imported),
     Row("models-box", "boxes over a million assets", city_models.boxes),
+    Row("tiles", "3D Tiles of 20,000 buildings and 100,000 pipes", tiles.written),
     Row("models-epanet", "an EPANET file of 12,500 nodes read, and one ten times as large", models.epanet),
     Row("cities", "what cities of three sizes ask of a machine when busiest", steady.cities),
     Row("long", "ten minutes at 60 % of the top rate, with upkeep", steady.long, is_long=True),

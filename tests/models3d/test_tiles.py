@@ -5,7 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import shutil
 import struct
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import mapbox_vector_tile
@@ -16,12 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
-from models3d import crs
+import hatch_build
+from models3d import crs, readers
 from models3d.geometry import SIDES, prism, shafts, surfaces, tubes
 from models3d.writers import mvt, tiles
 from models3d.writers.tiles import Feature
 from twin.city import Asset, Geometry
+from twin.demo import district
 
+ROOT = Path(__file__).parents[2]
 EAST, NORTH = 500_000.0, 2_500_000.0  # on the middle meridian of EPSG:4547
 
 
@@ -281,3 +288,40 @@ def test_any_polygon_is_told_as_rings_another_decoder_accepts(points: list[tuple
         flat = np.array(shapely.get_coordinates(shapely.geometry.shape(feature["geometry"])))
         assert (flat >= -mvt.BUFFER - 1).all()
         assert (flat <= 4096 + mvt.BUFFER + 1).all()
+
+
+VALIDATE = """
+const validator = require("gltf-validator"), fs = require("fs");
+Promise.all(process.argv.slice(1).map(async (file) => {
+  const { issues } = await validator.validateBytes(new Uint8Array(fs.readFileSync(file)), { maxIssues: 0 });
+  return [file, issues.numErrors, issues.numWarnings, issues.messages.slice(0, 5)];
+})).then((found) => console.log(JSON.stringify(found)));
+"""
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def test_the_reference_validator_finds_no_error_and_no_warning(tmp_path: Path) -> None:
+    web = ROOT / "web"
+    if not (web / "node_modules" / "gltf-validator").exists():
+        if os.environ.get("CI"):
+            pytest.fail("run `make page`: it installs the validator")
+        pytest.skip("the validator is not installed: run `make page`")
+    cities = {"x": (CITY, "EPSG:4547")}
+    for name, model in district.models().items():
+        cities[name] = [Feature(f"{name}:{a.local}", a) for a in model.assets], model.crs
+    for file in ("city/delft.json", "water/L-TOWN.inp"):
+        if (SHARED / file).exists():
+            model = readers.read((SHARED / file).read_bytes(), file, "EPSG:28992" if "L-TOWN" in file else "")
+            cities[file.partition("/")[2]] = [Feature(a.local + a.group, a) for a in model.assets], model.crs
+    files = []
+    for name, (features, system) in cities.items():
+        for path, data in tiles.write(features, system, name):
+            if path.endswith(".glb"):
+                files.append(tmp_path / f"{name}-{path}")
+                files[-1].write_bytes(data)
+    node = shutil.which("node", path=hatch_build.find_npm().path)
+    assert node is not None
+    done = subprocess.run([node, "-e", VALIDATE, *map(str, files)], cwd=web, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert len(found) == len(files) > 10
+    assert [row for row in found if row[1] or row[2]] == []

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("twin", "ingest", "alerts", "models3d")
-SHELL = ("twin.api", "twin.app", "twin.cli", "twin.demo", "twin.exporting", "twin.importing", "twin.judging", "twin.model_imports", "twin.republish",
+SHELL = ("twin.api", "twin.app", "twin.cli", "twin.demo", "twin.exporting",
+         "twin.importing", "twin.judging", "twin.model_imports", "twin.republish",
          "twin.replay_worker", "twin.replaying", "twin.replays",
          "twin.__main__")  # fmt: skip
 MAY_IMPORT = {
@@ -31,7 +32,7 @@ HOMES = {
 }
 # Code that decides: values and `now` in, values out.
 PURE = (
-    "models3d", "twin.city", "twin.network",
+    "models3d", "twin.city", "twin.network", "twin.placing",
     "twin.model", "twin.units", "twin.catalog", "twin.state", "twin.sensors", "ingest.codecs", "ingest.quality",
     "ingest.judgement", "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.rules",
     "alerts.engine", "alerts.detectors", "alerts.lifecycle",

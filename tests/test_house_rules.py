@@ -32,7 +32,7 @@ HOMES = {
 }
 # Code that decides: values and `now` in, values out.
 PURE = (
-    "models3d", "twin.city", "twin.network",
+    "models3d", "twin.city", "twin.network", "twin.placing",
     "twin.model", "twin.units", "twin.catalog", "twin.state", "twin.sensors", "ingest.codecs", "ingest.quality",
     "ingest.arrow", "ingest.judgement",
     "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.rules",

@@ -346,34 +346,30 @@ def bind_sensors(connection: Connection, catalog_version: int) -> None:
     """Bind the sensors last changed with `catalog_version` to the assets that they name: an asset of that id, else the
     one present asset that its model calls so, else a new one that is only a name. What a binding was before stays
     readable with its times."""
-    changed = "select * from sensors where catalog_version = %(version)s"
-    named = (
-        "select s.id as sensor, s.asset as name, coalesce(e.key, u.key) as key"
-        f" from ({changed}) s left join assets e on e.id = s.asset left join lateral"
-        " (select min(a.key) as key from assets a where a.local = s.asset and a.is_present having count(*) = 1) u"
-        " on e.key is null"
-    )
-    params = {"version": catalog_version}
-    connection.execute(
-        f"with named as ({named}), made as (insert into assets (id)"
-        " select name from named where key is null and name is not null group by name order by min(sensor)"
-        " returning key, id)"
-        " insert into asset_versions (asset, id, tenant, lon, lat, extent)"
-        " select distinct on (m.key) m.key, m.id, s.tenant, s.lon, s.lat, box(point(s.lon, s.lat))"
-        f" from made m join ({changed}) s on s.asset = m.id order by m.key, s.id".encode(),
-        params,
-    )
-    connection.execute(
-        f"with named as ({named}) update bindings b set valid_to = now() from named n"
-        " where b.sensor_id = n.sensor and b.valid_to is null and b.asset is distinct from n.key".encode(),
-        params,
-    )
-    connection.execute(
-        f"with named as ({named}) insert into bindings (sensor_id, asset, valid_from)"
-        " select n.sensor, n.key, now() from named n where n.key is not null and not exists"
-        " (select from bindings b where b.sensor_id = n.sensor and b.valid_to is null)".encode(),
-        params,
-    )
+    # A table of its own, and analysed, as it may hold one sensor or 100,000.
+    for statement in (
+        "create temporary table named (sensor int, name text, tenant text, lon float8, lat float8, key int,"
+        " is_new boolean not null default false) on commit drop",
+        "insert into named select id, asset, tenant, lon, lat from sensors"
+        f" where catalog_version = {catalog_version:d}",
+        "analyze named",
+        "update named n set key = a.key from assets a where a.id = n.name",
+        "update named n set key = u.key from (select a.local, min(a.key) as key from assets a join"
+        " (select distinct name from named where key is null and name is not null) w on w.name = a.local"
+        " where a.is_present group by a.local having count(*) = 1) u where n.key is null and n.name = u.local",
+        "with made as (insert into assets (id) select name from named where key is null and name is not null"
+        " group by name order by min(sensor) returning key, id)"
+        " update named n set key = m.key, is_new = true from made m where m.id = n.name",
+        "analyze named",
+        "insert into asset_versions (asset, id, tenant, lon, lat, extent) select distinct on (key) key, name, tenant,"
+        " lon, lat, box(point(lon, lat)) from named where is_new order by key, sensor",
+        "update bindings b set valid_to = now() from named n"
+        " where b.sensor_id = n.sensor and b.valid_to is null and b.asset is distinct from n.key",
+        "insert into bindings (sensor_id, asset, valid_from) select n.sensor, n.key, now() from named n left join"
+        " bindings b on b.sensor_id = n.sensor and b.valid_to is null where n.key is not null and b.asset is null",
+        "drop table named",
+    ):
+        connection.execute(statement.encode())
 
 
 def _save_version(

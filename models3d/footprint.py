@@ -9,7 +9,6 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from models3d.geometry import rings_of
 from twin.city import Geometry
 from twin.model import Floats
 
@@ -39,12 +38,13 @@ def footprints(geometries: Sequence[Geometry | None], to_map: ToMap) -> NDArray[
             if lines:
                 found[n] = lines[0] if len(lines) == 1 else shapely.MultiLineString(lines)
         else:
-            found[n] = _covered(points, rings_of(geometry))
+            found[n] = covered(points, geometry.surfaces)
     return found
 
 
-def _covered(points: Floats, surfaces: Sequence[Sequence[Sequence[int]]]) -> Any:
-    """The union of what lies flat; walls cover nothing."""
+def covered(points: Floats, surfaces: Sequence[Sequence[Sequence[int]]]) -> Any:
+    """The union of `surfaces` (rings of places in `points` [N, 2]) seen from above; walls cover nothing. None where
+    nothing is covered."""
     polygons = []
     for surface in surfaces:
         ring = points[surface[0]] if surface else points[:0]

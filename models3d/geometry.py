@@ -6,12 +6,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import mapbox_earcut
 import numpy as np
 
-from twin.city import DEPTHS, Geometry
 from twin.model import Floats, Ints
 
 SIDES: Final = 8  # of a tube: 3 % thinner than round at the middle of a side
@@ -39,14 +38,6 @@ class Mesh:
             np.concatenate([m.part for m in meshes]),
             np.concatenate([m.triangle + start for m, start in zip(meshes, offset.tolist(), strict=False)]),
         )
-
-
-def rings_of(geometry: Geometry) -> list[list[list[int]]]:
-    """The surfaces of a geometry, each a list of rings of places in `geometry.vertices`; none for points and lines."""
-    found: list[Any] = geometry.boundaries
-    for _ in range(DEPTHS[geometry.kind] - 3):
-        found = [surface for shell in found for surface in shell]
-    return found if DEPTHS[geometry.kind] >= 3 else []
 
 
 def surfaces(vertices: Floats, polygons: Sequence[Sequence[Sequence[int]]], part: Sequence[int]) -> Mesh:

@@ -61,6 +61,14 @@ class Geometry:
     semantics: dict[str, Any] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def surfaces(self) -> list[list[list[int]]]:
+        """The surfaces, of solids those of all shells, each a list of rings; none of points and lines."""
+        found: list[Any] = self.boundaries
+        for _ in range(DEPTHS[self.kind] - 3):
+            found = [surface for part in found for surface in part]
+        return found if DEPTHS[self.kind] >= 3 else []
+
     @classmethod
     def point(cls, x: float, y: float, z: float = float("nan"), lod: str = "") -> Geometry:
         return cls("MultiPoint", np.array([[x, y, z]]), [0], lod)
@@ -69,6 +77,11 @@ class Geometry:
     def line(cls, vertices: Floats, lod: str = "") -> Geometry:
         """A line through `vertices` [N, 3]."""
         return cls("MultiLineString", vertices, [list(range(len(vertices)))], lod)
+
+
+def finest(geometry: Sequence[Geometry]) -> Geometry | None:
+    """The geometry of the highest level of detail; the first of several."""
+    return max(geometry, key=lambda g: g.lod, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ longitude and latitude (`models3d.crs.Crs.to_map`). Heights stay what they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import shapely
 
-from twin.city import Asset, Geometry
+from twin.city import Asset, Geometry, finest
 from twin.model import Bools, Floats
 
 ToMap = Callable[[Floats, Floats], tuple[Floats, Floats]]
@@ -72,24 +72,6 @@ def _add_parts(assets: Sequence[Asset], found: Floats) -> None:
             return
 
 
-def _surfaces(kind: str, boundaries: list[Any]) -> Iterator[list[list[int]]]:
-    """The surfaces (rings of vertices) of a geometry, the shells' in their order."""
-    if kind in ("MultiSurface", "CompositeSurface"):
-        yield from boundaries
-    elif kind == "Solid":
-        for shell in boundaries:
-            yield from shell
-    else:
-        for solid in boundaries:
-            for shell in solid:
-                yield from shell
-
-
-def finest(geometry: Sequence[Geometry]) -> Geometry | None:
-    """The geometry of the highest level of detail; the first of several."""
-    return max(geometry, key=lambda g: g.lod, default=None)
-
-
 def geojson(geometry: Sequence[Geometry], to_map: ToMap | None) -> dict[str, Any] | None:
     """The finest geometry as GeoJSON in longitude and latitude (in the model's own coordinates if `to_map` is None),
     with heights where all of its points have one. Solids are told by their surfaces. None where it cannot be placed."""
@@ -111,7 +93,7 @@ def geojson(geometry: Sequence[Geometry], to_map: ToMap | None) -> dict[str, Any
     if shape.kind == "MultiLineString":
         return _one("LineString", [[at[n] for n in line] for line in shape.boundaries])
     surfaces = []
-    for surface in _surfaces(shape.kind, shape.boundaries):
+    for surface in shape.surfaces:
         rings = [[at[n] for n in ring] + [at[ring[0]]] for ring in surface if len(ring) >= 3]
         if rings:
             surfaces.append(rings)
@@ -145,9 +127,9 @@ def meets(geometry: Sequence[Geometry], to_map: ToMap, area: Box) -> bool:
         parts = [shapely.LineString(points[line]) for line in shape.boundaries if len(line) > 1]
     else:
         # Walls are lines from above: a ring's outline meets them, and its area what lies wholly within it.
-        rings = [surface[0] for surface in _surfaces(shape.kind, shape.boundaries) if surface and len(surface[0]) > 2]
+        rings = [surface[0] for surface in shape.surfaces if surface and len(surface[0]) > 2]
         parts = [shapely.LineString(points[[*ring, ring[0]]]) for ring in rings]
-        areas = [_polygon(points, s) for s in _surfaces(shape.kind, shape.boundaries) if s and len(s[0]) > 2]
+        areas = [_polygon(points, s) for s in shape.surfaces if s and len(s[0]) > 2]
         middle = shapely.Point((west + east) / 2, (south + north) / 2)
         if any(shapely.contains(polygon, middle) for polygon in areas if polygon.is_valid):
             return True

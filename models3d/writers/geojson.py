@@ -15,6 +15,7 @@ import shapely
 from shapely.geometry.polygon import orient
 
 from models3d import crs as systems
+from models3d.footprint import covered
 from twin.city import Asset, Geometry, Network
 from twin.model import Floats
 
@@ -77,7 +78,7 @@ def _part(shape: Geometry, system: systems.Crs) -> dict[str, Any] | None:
         return _one("Point", points)
     if shape.kind == "MultiLineString":
         return _one("LineString", [_positions(places[line]) for line in shape.boundaries])
-    surfaces = _surfaces(shape)
+    surfaces = shape.surfaces
     is_flat = shape.kind.endswith("Surface") and (len(surfaces) == 1 or not np.isfinite(places[:, 2]).any())
     if is_flat:
         polygons = [[_ring(places[ring], number == 0) for number, ring in enumerate(surface)] for surface in surfaces]
@@ -87,30 +88,16 @@ def _part(shape: Geometry, system: systems.Crs) -> dict[str, Any] | None:
 
 def footprint(places: Floats, surfaces: list[list[list[int]]]) -> dict[str, Any] | None:
     """The outline in plan of `surfaces` over `places` [N, 2 or more]; None of what is upright only."""
-    drawn = []
-    for surface in surfaces:
-        rings = [places[ring][:, :2] for ring in surface if len(ring) > 2]
-        if rings:
-            polygon = shapely.Polygon(rings[0], rings[1:])
-            if polygon.area > 1e-16:  # square degrees: less than a square centimetre is an upright face
-                drawn.append(polygon if polygon.is_valid else shapely.make_valid(polygon))
-    if not drawn:
+    found = covered(places[:, :2], surfaces)
+    if found is None:
         return None
-    union = shapely.normalize(shapely.union_all(drawn, grid_size=1e-9))
+    union = shapely.normalize(shapely.set_precision(found, 1e-9))
     parts = [part for part in shapely.get_parts(union) if part.geom_type == "Polygon"]
     polygons = []
     for part in parts:
         turned = orient(part)
         polygons.append([_positions(np.asarray(ring.coords)) for ring in (turned.exterior, *turned.interiors)])
     return _one("Polygon", polygons) if polygons else None
-
-
-def _surfaces(shape: Geometry) -> list[list[list[int]]]:
-    depth = {"Solid": 1, "MultiSolid": 2, "CompositeSolid": 2}.get(shape.kind, 0)
-    surfaces: list[Any] = shape.boundaries
-    for _ in range(depth):
-        surfaces = [surface for part in surfaces for surface in part]
-    return surfaces
 
 
 def _one(kind: str, parts: list[Any]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models3d import crs as coordinates
-from models3d.geometry import Mesh, prism, rings_of, shafts, surfaces, tubes
+from models3d.geometry import Mesh, prism, shafts, surfaces, tubes
 from models3d.writers import glb
-from twin.city import Asset, Geometry
+from twin.city import Asset, Geometry, finest
 from twin.model import Floats, Ints
 
 ROOT: Final = "tileset.json"
@@ -265,7 +265,7 @@ def _meshes(features: Sequence[Feature], frame: _Frame) -> Mesh:
     raised: list[tuple[int, Geometry, float]] = []
     for number, feature in enumerate(features):
         asset = feature.asset
-        geometry = _finest(asset)
+        geometry = finest(asset.geometry)
         if geometry is None or not len(geometry.vertices):
             continue
         if geometry.kind == "MultiPoint":
@@ -279,7 +279,7 @@ def _meshes(features: Sequence[Feature], frame: _Frame) -> Mesh:
                         lines.append(geometry.vertices[line])
                         line_of.append(number)
         else:
-            shape = rings_of(geometry)
+            shape = geometry.surfaces
             height = _height(asset, geometry)
             if height > 0:
                 raised.append((number, geometry, height))
@@ -300,11 +300,6 @@ def _meshes(features: Sequence[Feature], frame: _Frame) -> Mesh:
     if points:
         meshes.append(_nodes(features, points, point_of, frame))
     return Mesh.join(meshes)
-
-
-def _finest(asset: Asset) -> Geometry | None:
-    """The geometry of the highest level of detail; of equal ones the first."""
-    return max(asset.geometry, key=lambda g: g.lod, default=None)
 
 
 def _height(asset: Asset, geometry: Geometry) -> float:
@@ -333,7 +328,7 @@ def _raised(raised: list[tuple[int, Geometry, float]], frame: _Frame) -> Mesh:
     for number, geometry, height in raised:
         base = where[begin : begin + len(geometry.vertices)]
         begin += len(geometry.vertices)
-        for surface in rings_of(geometry):
+        for surface in geometry.surfaces:
             points, walls = prism(base, surface, height)
             vertices.append(points)
             polygons += [[[place + offset for place in ring] for ring in wall] for wall in walls]

@@ -19,8 +19,8 @@ from twin.api.caching import is_held, takes_gzip
 from twin.api.errors import Invalid
 from twin.api.parameters import instant
 from twin.api.view import ServiceView
+from twin.city import finest
 from twin.model import Floats, NotFound
-from twin.placing import finest
 from twin.store import assets as store
 
 MEDIA: Final = {".glb": "model/gltf-binary", ".json": "application/json"}

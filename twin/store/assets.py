@@ -4,6 +4,7 @@ versions; networks. Read-only, over `twin.store.reader.Reader`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -431,7 +432,49 @@ async def shown(
     return [_asset(row) for row in found]
 
 
+async def in_box(
+    reader: Reader,
+    area: Box,
+    most: int,
+    *,
+    types: Sequence[str] = (),
+    models: Sequence[str] = (),
+    at: Micros | None = None,
+) -> list[StoredAsset]:
+    """Assets with their geometry whose box meets `area`, at most `most` of them, in no order: of `types` (or of files'
+    own words; of all, if none is named), of `models` (of all)."""
+    params = {"box": box_text(area), "most": most, "at": rows.moment(at), "types": [word.lower() for word in types],
+              "models": list(models)}  # fmt: skip
+    source, present = "asset_versions v", "v.until is null and "
+    if at is not None:
+        source, present = f"{_VERSIONS_AT} join asset_versions v on v.model = n.model and {_AT}", ""
+    # The box first, in a step of its own: the planner may else read all of a type to find what little is in the box.
+    conditions = ["v.asset = near.asset and v.since is not distinct from near.since"]
+    if types:
+        conditions.append("(near.type = any(%(types)s) or lower(near.element) = any(%(types)s))")
+    if models:
+        conditions.append("m.name = any(%(models)s)")
+    found = await reader.ask(
+        f"with near as materialized (select v.asset, v.since, v.type, v.element from {source}"
+        f" where {present}v.extent && %(box)s::box) select {_COLUMNS}, v.geometry"
+        f" from near, asset_versions v{_JOINS} where {' and '.join(conditions)} limit %(most)s",
+        params,
+    )
+    return [_asset(row) for row in found]
+
+
+async def areas_of(reader: Reader, keys: Sequence[int], version: int) -> dict[int, str]:
+    """The administrative areas of assets by key, as a version tells of them."""
+    return dict(
+        await reader.ask(
+            "select asset, area from asset_versions where asset = any(%(keys)s) and area <> ''"
+            " and since <= %(version)s and (until is null or until > %(version)s)",
+            {"keys": list(keys), "version": version},
+        )
+    )
+
+
 async def networks(reader: Reader, version: int) -> list[tuple[Network, Indices, Indices]]:
     """The networks of a version, with the keys of the assets that their nodes and edges are."""
     found = await reader.ask("select system, data from model_networks where version = %s order by number", (version,))
-    return [unpack_network(system, bytes(data)) for system, data in found]
+    return [await asyncio.to_thread(unpack_network, system, bytes(data)) for system, data in found]

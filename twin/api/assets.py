@@ -448,6 +448,7 @@ async def _isolate(
         "demand_m3h": round(plan.demand_m3h, 6),
         "length_m": round(plan.length_m, 3),
         "has_source": plan.has_source,
+        "is_bounded": plan.is_bounded,
         "alternatives": [
             {"stuck": _ids(known, _single(other.valve))[0], "further": _ids(known, other.further)}
             for other in plan.alternatives

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import uuid
@@ -18,12 +19,15 @@ import pytest
 import shapely
 from pyproj import Transformer
 
+from models3d.readers import nothing
 from tests.api.test_models_http import NET, ok, post
 from tests.conftest import Cimtwin, until
-from twin.city import Asset, Network
+from twin.city import Asset, CityModel, Geometry, Network
 from twin.demo import district
 from twin.demo.run import import_district
+from twin.importing import ModelWords, place
 from twin.network.digging import COVERS
+from twin.store.models import lock_model, save_model
 
 MODELS = district.models()
 NETWORKS: dict[str, Network] = {
@@ -331,6 +335,7 @@ def test_coverage_is_what_a_walk_along_the_pipes_counts(city: Cimtwin) -> None:
 def test_a_stuck_valve_asks_for_others(city: Cimtwin) -> None:
     way = f"{asset_path('供水管2-2东', 'water')}/trace"
     plan = city.get(way, direction="isolate")
+    assert plan["is_bounded"]
     valve = plan["valves"][0]["asset"]
     (told,) = [a for a in plan["alternatives"] if a["stuck"] == valve]
     other = city.get(way, direction="isolate", stuck=[valve])
@@ -355,6 +360,58 @@ def test_questions_of_then_are_answered_by_the_models_of_then(city: Cimtwin) -> 
     _, ring = polygon(555, 730, 575, 750)
     past = httpx.post(f"{city.url}/api/v1/digs", params=long_ago, json={"polygon": ring, "depth_m": 1})
     assert ok(past)["features"]["features"] == []
+
+
+def test_what_is_in_no_network_is_in_the_way_too(city: Cimtwin) -> None:
+    """A duct drawn as a line with heights, one drawn as a body, and a water main drawn against its flow with a bend."""
+    x, y = district.EAST - 300, district.NORTH + 600
+    duct = np.array([[x, y, 13.0], [x + 40, y, 13.0]])
+    corners = [[x + a, y + 20 + b, 12 + c] for c in (0.0, 0.6) for a, b in ((0, 0), (40, 0), (40, 0.6), (0, 0.6))]
+    faces = [[[0, 3, 2, 1]], [[4, 5, 6, 7]], [[0, 1, 5, 4]], [[1, 2, 6, 5]], [[2, 3, 7, 6]], [[3, 0, 4, 7]]]
+    bent = np.array([[x + 40, y + 40, np.nan], [x + 20, y + 50, np.nan], [x, y + 40, np.nan]])
+    none = np.full(1, np.nan)
+    network = Network(
+        "water", ["s", "e"], ["junction", "junction"], np.array([x, x + 40]), np.array([y + 40, y + 40]),
+        np.array([13.0, 12.0]), np.array([15.0, 15.0]), np.zeros(2), ["m"], ["pipe"], np.zeros(1, np.int32),
+        np.ones(1, np.int32), none, np.array([0.2]), none, none, np.zeros(1, np.int8), np.ones(1, bool),
+    )  # fmt: skip
+    attributes = {"diameter_m": 0.4, "ground_m": 15.0, "owner": "通信公司", "year": "2015"}
+    body = Geometry("Solid", np.array(corners), [faces])
+    assets = [
+        Asset("duct", "pipe", attributes=attributes, geometry=(Geometry.line(duct),), system="telecom"),
+        Asset("body", "pipe", geometry=(body,), system="telecom", tenant="demo-telecom"),
+        Asset("s", "junction", "node", geometry=(Geometry.point(x, y + 40),), system="water"),
+        Asset("e", "junction", "node", geometry=(Geometry.point(x + 40, y + 40),), system="water"),
+        Asset("m", "pipe", "link", geometry=(Geometry.line(bent),), system="water"),
+    ]
+    model = CityModel("demo", assets, [network], crs=district.CRS)
+    with psycopg.connect(city.environ["CIMTWIN_DATABASE_URL"], autocommit=True) as connection:
+        placed = place(model, "散件", ModelWords("散件", "", "demo", "test"), "x", 0, hashlib.sha256(b"").digest())
+        with connection.transaction():
+            lock_model(connection, "散件")
+            save_model(connection, placed, [], nothing)
+
+    def asked(depth_m: float, x0: float, y0: float, x1: float, y1: float) -> dict[str, Any]:
+        given = {
+            "polygon": polygon(x0 - 300, y0 + 600, x1 - 300, y1 + 600)[1],
+            "depth_m": depth_m,
+            "date": "2026-07-01",
+        }
+        answer = ok(httpx.post(f"{city.url}/api/v1/digs", json=given))
+        return {local(f["id"]): f["properties"] for f in answer["features"]["features"]}
+
+    found = asked(1.5, 10, -1, 20, 1)["duct"]
+    assert [found[name] for name in ("system", "zone", "owner", "year")] == ["telecom", "protection", "通信公司", 2015]
+    assert found["crown_depth_m"] == pytest.approx(15 - 13 - 0.2)
+    assert "duct" not in asked(1.0, 10, -1, 20, 1)
+    told = asked(1.0, 10, 21.0, 20, 22.0)["body"]
+    assert told["distance_m"] == pytest.approx(0.4, abs=0.01)
+    assert (told["crown_depth_m"], told["owner"]) == (None, "demo-telecom")
+    # A fifth of the way from `s`, where the stretch begins, whichever way it was drawn; on the bend, not straight.
+    main = asked(2.5, 9, 44, 11, 46)["m"]
+    assert main["distance_m"] == 0
+    assert main["crown_depth_m"] == pytest.approx(15 - (13 - 0.2) - 0.2, abs=0.02)
+    assert "m" not in asked(2.5, 19, 39.5, 21, 40.5)
 
 
 SQUARE = {

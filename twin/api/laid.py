@@ -26,6 +26,7 @@ from twin.store.assets import StoredAsset
 from twin.store.reader import Reader
 
 MOST: Final = 50_000  # assets looked at for one question
+PAGE: Final = 5_000  # of them at a time
 LINKS: Final = ("pipe", "valve", "pump", "meter", "regulator", "compressor", "weir", "orifice", "outlet", "fitting")
 IN_THE_GROUND: Final = (*LINKS, *sorted(COVERS - set(LINKS)))
 
@@ -58,14 +59,28 @@ def hull(boxes: Sequence[Box]) -> Box:
     return float(west.min()), float(south.min()), float(east.max()), float(north.max())
 
 
+async def all_in_box(
+    reader: Reader, area: Box, most: int, *, types: Sequence[str] = (), models: Sequence[str] = (),
+    at: Micros | None = None,
+) -> list[StoredAsset]:  # fmt: skip
+    """All assets whose box meets `area`, as `store.in_box`, page by page, so that others are answered in between.
+    Raises `Invalid` if they are more than `most`."""
+    found: list[StoredAsset] = []
+    while len(found) <= most:
+        after = found[-1].key if found else 0
+        some = await store.in_box(reader, area, after, PAGE, types=types, models=models, at=at)
+        found += some
+        if len(some) < PAGE:
+            return found
+    raise Invalid("", f"more than {most:,} assets are there: ask for less", f"范围内设施超过 {most:,} 个，请缩小范围")
+
+
 async def laid_in(
     reader: Reader, networks: Networks, area: Box, plane: LocalPlane, *, types: Sequence[str] = IN_THE_GROUND,
     models: Sequence[str] = (), at: Micros | None = None,
 ) -> list[Laid]:  # fmt: skip
     """What of `types` has a part in a box of the map, in `models` (in all). Raises `Invalid` if that is too much."""
-    found = await store.in_box(reader, area, MOST + 1, types=types, models=models, at=at)
-    if len(found) > MOST:
-        raise Invalid("bbox", f"more than {MOST:,} assets are there: ask for less", "范围内设施过多，请缩小范围")
+    found = await all_in_box(reader, area, MOST, types=types, models=models, at=at)
     by_model: dict[str, dict[int, StoredAsset]] = {}
     for asset in found:
         if asset.model is not None:

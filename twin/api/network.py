@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from twin.api.assets import AsOf, Known, Networks, find_asset, reached, with_sensors
 from twin.api.errors import Invalid
-from twin.api.laid import Laid, around, hull, laid_in, rounded, shapes
+from twin.api.laid import Laid, all_in_box, around, hull, laid_in, rounded, shapes
 from twin.api.parameters import (
     After,
     Limit,
@@ -141,9 +141,7 @@ def router(service: ServiceView, networks: Networks) -> APIRouter:
         radius = min(25.0, distance_m)
         while True:
             area = around(extent, radius)[1]
-            candidates = await store.in_box(reader, area, NEAR_MOST + 1, types=types, at=at)
-            if len(candidates) > NEAR_MOST:
-                raise Invalid("distance_m", "too many assets are near: ask for less or a type", "附近设施过多")
+            candidates = await all_in_box(reader, area, NEAR_MOST, types=types, at=at)
             ranked = await run_in_threadpool(_by_distance, candidates, shape, plane, radius, asset.key)
             if len(ranked) >= limit or radius >= distance_m:
                 break
@@ -182,7 +180,7 @@ def router(service: ServiceView, networks: Networks) -> APIRouter:
         if place.group != "link":
             raise Conflict(f"{asset.id} is no pipe / {asset.id} 不是管段")
         extent, plane, shape = await _placed(asset)
-        near = await store.in_box(reader, around(extent, within_m)[1], NEAR_MOST, types=["building"], at=at)
+        near = await all_in_box(reader, around(extent, within_m)[1], NEAR_MOST, types=["building"], at=at)
         buildings = [b for _, b in await run_in_threadpool(_by_distance, near, shape, plane, within_m, asset.key)]
         found: list[tuple[float, StoredAsset]] = []
         if buildings:

@@ -71,7 +71,7 @@ def router(service: ServiceView, networks: Networks) -> APIRouter:
     routes = APIRouter(tags=["管网 networks"])
     reader = service.reader
     areas: OrderedDict[int, list[list[str]]] = OrderedDict()  # by version: of each edge of each network
-    heavy = asyncio.Semaphore(1)  # one question over whole models at a time: the machine has other work
+    heavy = asyncio.Semaphore(2)  # questions over many pipes at a time: the machine has other work
 
     @routes.post(
         "/digs",
@@ -252,17 +252,16 @@ def router(service: ServiceView, networks: Networks) -> APIRouter:
 
     async def _sensed(known: Known, kinds: Sequence[str], at: Micros | None) -> tuple[int, list[Place]]:
         """How many sensors sit on a network, and where."""
-        keys = [*known.node_key.tolist(), *known.edge_key.tolist()]
-        bound = await store.sensors_on(reader, [key for key in keys if key >= 0], at)
-        catalog, count = service.catalog, 0
+        keys = np.concatenate((known.node_key, known.edge_key))
+        bound = await store.sensors_on(reader, keys[keys >= 0].tolist(), at)
+        catalog, count, nodes = service.catalog, 0, len(known.node_key)
         places = []
-        for n, key in enumerate(keys):
-            some = bound.get(key, [])
+        for n in np.flatnonzero(np.isin(keys, list(bound))).tolist():
+            some = bound[int(keys[n])]
             if kinds:
                 some = [name for name in some if catalog.sensors[catalog.find(name)].kind in kinds]
             count += len(some)
             if some:
-                nodes = len(known.node_key)
                 places.append(Place("node", n) if n < nodes else Place("link", n - nodes))
         return count, places
 

@@ -435,29 +435,33 @@ async def shown(
 async def in_box(
     reader: Reader,
     area: Box,
-    most: int,
+    after: int,
+    page: int,
     *,
     types: Sequence[str] = (),
     models: Sequence[str] = (),
     at: Micros | None = None,
 ) -> list[StoredAsset]:
-    """Assets with their geometry whose box meets `area`, at most `most` of them, in no order: of `types` (or of files'
-    own words; of all, if none is named), of `models` (of all)."""
-    params = {"box": box_text(area), "most": most, "at": rows.moment(at), "types": [word.lower() for word in types],
-              "models": list(models)}  # fmt: skip
+    """Assets with their geometry whose box meets `area`, ascending by key, those above `after`, at most `page`: of
+    `types` (or of files' own words; of all, if none is named), of `models` (of all)."""
+    params = {"box": box_text(area), "after": after, "page": page, "at": rows.moment(at),
+              "types": [word.lower() for word in types], "models": list(models)}  # fmt: skip
     source, present = "asset_versions v", "v.until is null and "
     if at is not None:
         source, present = f"{_VERSIONS_AT} join asset_versions v on v.model = n.model and {_AT}", ""
-    # The box first, in a step of its own: the planner may else read all of a type to find what little is in the box.
-    conditions = ["v.asset = near.asset and v.since is not distinct from near.since"]
+    conditions = []
     if types:
-        conditions.append("(near.type = any(%(types)s) or lower(near.element) = any(%(types)s))")
+        conditions.append("(type = any(%(types)s) or lower(element) = any(%(types)s))")
     if models:
-        conditions.append("m.name = any(%(models)s)")
+        conditions.append("model in (select id from models where name = any(%(models)s))")
+    where = f" where {' and '.join(conditions)}" if conditions else ""
+    # The box first, in a step of its own: the planner may else read all of a type to find what little is in the box.
     found = await reader.ask(
-        f"with near as materialized (select v.asset, v.since, v.type, v.element from {source}"
-        f" where {present}v.extent && %(box)s::box) select {_COLUMNS}, v.geometry"
-        f" from near, asset_versions v{_JOINS} where {' and '.join(conditions)} limit %(most)s",
+        f"with near as materialized (select v.asset, v.since, v.model, v.type, v.element from {source}"
+        f" where {present}v.extent && %(box)s::box and v.asset > %(after)s),"
+        f" picked as materialized (select asset, since from near{where} order by asset limit %(page)s)"
+        f" select {_COLUMNS}, v.geometry from picked p join asset_versions v on v.asset = p.asset"
+        f" and v.since is not distinct from p.since{_JOINS} order by v.asset",
         params,
     )
     return [_asset(row) for row in found]

@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
     ("README.md", "README.zh.md"),
     *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in
-      ("start", "import-a-model", "survey-tables", "page", "replay", "concepts", "connect-a-device", "write-a-rule",
-       "operate")),
+      ("start", "import-a-model", "city-model", "survey-tables", "page", "replay", "concepts", "connect-a-device",
+       "write-a-rule", "operate")),
 ]  # fmt: skip
 PAGES = [page for pair in PAIRS for page in pair]
 KINDS = load_kinds()

@@ -15,6 +15,8 @@ from twin.city import Network
 from twin.demo import district
 from twin.demo.city import city_sensors
 from twin.model import Floats
+from twin.network.crossing import conflicts
+from twin.network.pipes import Pipes, class_of
 
 MODELS = district.models()
 SURFACE, WATER, DRAINAGE, GAS = (MODELS[name] for name in district.MODELS)
@@ -134,3 +136,11 @@ def test_gas_reaches_every_block() -> None:
     assert nx.is_connected(found)
     assert network.node_type.count("consumer") == 30
     assert network.node_type.count("source") == 1
+
+
+def test_the_pipes_lie_as_far_apart_as_the_clearances_ask() -> None:
+    laid = []
+    for model in (WATER, DRAINAGE, GAS):
+        told = {asset.local: class_of(asset.attributes.get("pressure_class")) for asset in model.assets}
+        laid += [Pipes.of(net, pressure_class=[told[name] for name in net.edge]) for net in model.networks]
+    assert len(conflicts(laid, with_unknown=True)) == 0

@@ -21,7 +21,7 @@ from twin.network.coverage import coverage
 from twin.network.crossing import KINDS, conflicts
 from twin.network.digging import dig
 from twin.network.graph import Graph, Place
-from twin.network.pipes import Pipes
+from twin.network.pipes import Pipes, class_of
 from twin.network.plan import Shapes, service
 from twin.network.profile import path, profile
 from twin.plane import LocalPlane, nearest_points
@@ -98,6 +98,26 @@ def test_pipes_side_by_side_are_judged_by_the_horizontal_clearance_of_their_pres
     assert found.required_m[0] == 1.5
     assert len(conflicts([water, pipe("water", *beside)])) == 0
     assert len(conflicts([])) == 0
+
+
+def test_the_class_of_a_gas_pipe_is_read_from_names_and_from_pressures() -> None:
+    told = [
+        "medium",
+        "中压A",
+        "0.2MPa",
+        "400 kPa",
+        "401kPa",
+        "次高压 B",
+        "sub-high-a",
+        "2 MPa",
+        "5kPa",
+        "低压",
+        "DN300",
+        0.2,
+    ]
+    assert [class_of(text) for text in told] == [
+        "medium", "medium", "medium", "medium", "sub_high_b", "sub_high_b", "sub_high_a", "high", "low", "low", "", "",
+    ]  # fmt: skip
 
 
 def test_the_table_knows_both_orders_and_the_larger_water_mains() -> None:

@@ -19,6 +19,7 @@ from twin.api import (
     errors,
     health,
     models,
+    network,
     page,
     quarantine,
     readings,
@@ -26,6 +27,7 @@ from twin.api import (
     rules,
     sensors,
     stats,
+    street,
     tiles,
 )
 from twin.api.protection import Protection
@@ -65,8 +67,14 @@ def create_app(service: ServiceView) -> FastAPI:
     errors.install(app)
     app.include_router(health.router(service))
     api = APIRouter(prefix="/api/v1")
-    for subject in (stats, sensors, readings, alerts, rules, quarantine, devices, replays, assets, models):
+    for subject in (stats, sensors, readings, alerts, rules, quarantine, devices, replays):
         api.include_router(subject.router(service))
+    networks = assets.Networks()
+    # Before the assets: an asset's id may hold any sign, so `/assets/{id}` takes every path that is left.
+    api.include_router(network.router(service, networks))
+    api.include_router(street.router(service, networks))
+    api.include_router(assets.router(service, networks))
+    api.include_router(models.router(service))
     app.include_router(api)
     app.include_router(tiles.router(service), prefix="/api/v1")
     app.include_router(tiles.router(service), include_in_schema=False)  # at the root, too: where map clients look

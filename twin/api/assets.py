@@ -175,6 +175,15 @@ class Networks:
             self._known.move_to_end(version)
             return known
 
+    async def find(self, reader: Reader, asset: StoredAsset, at: Micros | None) -> tuple[Known, Place, int]:
+        """The network that an asset is in, its place there, and the version. Raises `Conflict` if it is in none."""
+        version = None if asset.model is None else await store.version_at(reader, asset.model, at)
+        for known in [] if version is None else await self.of(reader, version):
+            place = known.find(asset.key)
+            if place is not None:
+                return known, place, version or 0
+        raise Conflict(f"{asset.id} is in no network / {asset.id} 不在任何管网中")
+
     def _flat(self) -> list[Known]:
         return [one for several in self._known.values() for one in several]
 
@@ -190,9 +199,8 @@ class Networks:
         )
 
 
-def router(service: ServiceView) -> APIRouter:
+def router(service: ServiceView, networks: Networks) -> APIRouter:
     routes = APIRouter(tags=["设施 assets"])
-    networks = Networks()
 
     @routes.get(
         "/assets",
@@ -275,21 +283,13 @@ def router(service: ServiceView) -> APIRouter:
         if direction not in DIRECTIONS:
             raise Invalid("direction", f"must be one of {', '.join(DIRECTIONS)}", f"只能是 {'、'.join(DIRECTIONS)}")
         at = instant("as_of", as_of)
-        asset = await _find(service.reader, id, at)
-        version = None if asset.model is None else await store.version_at(service.reader, asset.model, at)
-        known, place = None, None
-        for one in [] if version is None else await networks.of(service.reader, version):
-            place = one.find(asset.key)
-            if place is not None:
-                known = one
-                break
-        if known is None or place is None:
-            raise Conflict(f"{asset.id} is in no network / {asset.id} 不在任何管网中")
+        asset = await find_asset(service.reader, id, at)
+        known, place, version = await networks.find(service.reader, asset, at)
         head = {
             "asset": asset.id,
             "direction": direction,
             "model": asset.model,
-            "version": await store.number_of(service.reader, version or 0),
+            "version": await store.number_of(service.reader, version),
             "system": known.network.system,
         }
         if direction == "isolate":
@@ -308,8 +308,8 @@ def router(service: ServiceView) -> APIRouter:
             "upstream" if direction == "upstream" else "downstream",
             limit_m=within_m or np.inf,
         )
-        items = await run_in_threadpool(_merged, known, found, place)
-        return json_answer(head | {"items": await _with_sensors(service.reader, items, at)})
+        items = await run_in_threadpool(reached, known, found, place)
+        return json_answer(head | {"items": await with_sensors(service.reader, items, at)})
 
     @routes.get(
         "/assets/{id:path}",
@@ -335,7 +335,7 @@ def router(service: ServiceView) -> APIRouter:
         if geometry not in ("map", "native"):
             raise Invalid("geometry", "must be map or native", "只能是 map 或 native")
         at = instant("as_of", as_of)
-        asset = await _find(service.reader, id, at)
+        asset = await find_asset(service.reader, id, at)
         sensors = await store.sensors_on(service.reader, [asset.key], at)
         bindings = await store.bindings_of(service.reader, asset.key)
         more = {
@@ -375,7 +375,8 @@ def _native(geometry: Geometry) -> dict[str, Any]:
     }
 
 
-async def _find(reader: Reader, name: str, at: Micros | None) -> StoredAsset:
+async def find_asset(reader: Reader, name: str, at: Micros | None) -> StoredAsset:
+    """An asset with its geometry, now or at a time. Raises `NotFound`."""
     key, id_ = await store.resolve(reader, name)
     asset = await store.one(reader, key, at)
     if asset is not None:
@@ -388,7 +389,7 @@ async def _find(reader: Reader, name: str, at: Micros | None) -> StoredAsset:
 Reached = tuple[int, str, str, float]  # key, id, type, distance
 
 
-def _merged(known: Known, found: Trace, start: Place) -> list[Reached]:
+def reached(known: Known, found: Trace, start: Place) -> list[Reached]:
     """Nodes and edges in order of distance, at equal ones the start first, then nodes before edges."""
     network = known.network
     at_node, at_edge = found.node.tolist(), found.edge.tolist()
@@ -406,10 +407,10 @@ def _merged(known: Known, found: Trace, start: Place) -> list[Reached]:
         for place in [Place("link", n)]
     ]
     keyed.sort(key=lambda one: (one[0], one[1], one[2].group != "node", one[2].at))
-    return [reached for *_, reached in keyed if reached[0] >= 0]
+    return [one for *_, one in keyed if one[0] >= 0]
 
 
-async def _with_sensors(reader: Reader, items: Sequence[Reached], at: Micros | None) -> list[dict[str, Any]]:
+async def with_sensors(reader: Reader, items: Sequence[Reached], at: Micros | None) -> list[dict[str, Any]]:
     sensors = await store.sensors_on(reader, [key for key, *_ in items], at)
     return [
         {"asset": id_, "type": type_, "distance_m": round(distance, 3), "order": n, "sensors": sensors.get(key, [])}
@@ -423,7 +424,7 @@ async def _isolate(
     def work() -> tuple[Any, list[Reached]]:
         plan = known.segments.isolate(place, stuck=stuck)
         far = trace(known.graph, place, "both", past_closed=True)
-        return plan, _merged(known, far, place)
+        return plan, reached(known, far, place)
 
     try:
         plan, near = await run_in_threadpool(work)
@@ -434,10 +435,10 @@ async def _isolate(
         for name, part in (("valves", plan.close), ("segment", plan.segment), ("cut_off", plan.cut_off))
     }
     affected = keys["segment"] | keys["cut_off"]
-    items = await _with_sensors(reader, [one for one in near if one[0] in affected], at)
+    items = await with_sensors(reader, [one for one in near if one[0] in affected], at)
     # What no pipe joins to the place has no distance; nothing of a plan is so, but for valves told of otherwise.
     parts = {
-        name: await _with_sensors(reader, [one for one in near if one[0] in some], at) for name, some in keys.items()
+        name: await with_sensors(reader, [one for one in near if one[0] in some], at) for name, some in keys.items()
     }
     return {
         "items": items,
@@ -447,6 +448,7 @@ async def _isolate(
         "demand_m3h": round(plan.demand_m3h, 6),
         "length_m": round(plan.length_m, 3),
         "has_source": plan.has_source,
+        "is_bounded": plan.is_bounded,
         "alternatives": [
             {"stuck": _ids(known, _single(other.valve))[0], "further": _ids(known, other.further)}
             for other in plan.alternatives

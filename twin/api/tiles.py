@@ -25,6 +25,16 @@ from twin.store import assets as store
 
 MEDIA: Final = {".glb": "model/gltf-binary", ".json": "application/json"}
 MVT: Final = "application/vnd.mapbox-vector-tile"
+EXAMPLE: Final[dict[str, Any]] = {
+    "asset": {"version": "1.1"},
+    "geometricError": 512.0,
+    "root": {
+        "boundingVolume": {"region": [2.047, 0.554, 2.048, 0.555, 0.0, 90.0]},
+        "geometricError": 64.0,
+        "refine": "ADD",
+        "contents": [{"uri": "1/0-building.glb"}],
+    },
+}
 POINTS_FROM: Final = 14  # the zoom from which on what is a point on the map is told
 MOST: Final = 20_000  # features of a vector tile, the largest first
 _FILE: Final = re.compile(r"[0-9a-z][0-9a-z-]*\.glb")
@@ -45,7 +55,7 @@ def router(service: ServiceView) -> APIRouter:
         "3D Tiles 1.1, written when first asked for. With `as_of`, of the version of then.",
         response_class=Response,
         responses={
-            200: {"description": "tileset", "content": {"application/json": {}}},
+            200: {"description": "tileset", "content": {"application/json": {"example": EXAMPLE}}},
             404: {"description": "没有该模型 / no such model"},
         },
     )
@@ -71,7 +81,10 @@ def router(service: ServiceView) -> APIRouter:
         "`datum=gcj02` 仅供叠加在 GCJ-02 底图上显示。 / `datum=gcj02`: for display on a GCJ-02 base map only. An empty "
         "tile is 204.",
         response_class=Response,
-        responses={200: {"description": "tile", "content": {MVT: {}}}, 204: {"description": "空 / nothing is there"}},
+        responses={
+            200: {"description": "tile", "content": {MVT: {"example": "二进制 / binary"}}},
+            204: {"description": "空 / nothing is there"},
+        },
     )
     async def vector_tile(
         request: Request, model: str, z: int, x: int, y: int,

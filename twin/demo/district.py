@@ -30,7 +30,7 @@ EAST_WEST: Final = ("滨河路", "望江路", "太湖路", "长江路", "寿春�
 MODELS: Final = ("示范新区", "示范新区供水", "示范新区排水", "示范新区燃气")
 
 # Depth of cover above the crown (m), so that what crosses does not touch: gas, water, rain, sewage downwards.
-GAS_COVER, WATER_COVER, RAIN_COVER, SEWAGE_COVER = 0.7, 1.1, 2.0, 4.2
+GAS_COVER, WATER_COVER, RAIN_COVER, SEWAGE_COVER = 0.7, 1.17, 2.0, 4.2
 STEP: Final = 50.0  # between manholes
 DIAMETERS: Final = (0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.4, 1.5, 1.6, 1.8, 2.0, 2.2, 2.4, 2.6, 2.8)
 MANNING: Final = 0.013  # concrete
@@ -450,7 +450,7 @@ def _gas() -> CityModel:
     names: dict[tuple[int, int], str] = {}
     for column in range(COLUMNS):
         for row in range(ROWS):
-            x, y = column * BLOCK + 7, row * BLOCK - 7
+            x, y = column * BLOCK + 7, row * BLOCK - 5
             names[column, row] = pipes.node(f"燃气节点{column}-{row}", "junction", x, y, level(x, y, branch))
     gate = pipes.node("燃气门站", "source", WIDTH + 250, 3 * BLOCK, level(WIDTH, 3 * BLOCK, main), pressure_kpa=200.0)
 

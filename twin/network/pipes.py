@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,24 @@ from twin.model import Bools, Floats, Indices
 Days = NDArray[np.datetime64]
 # Gas by pressure, GB 50028 [M]: to 0.01, 0.4, 0.8, 1.6, 4 MPa.
 PRESSURE_CLASSES: Final = ("low", "medium", "sub_high_b", "sub_high_a", "high")
+_LIMITS_MPA: Final = (0.01, 0.4, 0.8, 1.6)
+_WORDS: Final = {"低压": "low", "中压": "medium", "次高压b": "sub_high_b", "次高压a": "sub_high_a",
+                 "次高压": "sub_high_a", "高压": "high"}  # fmt: skip
+_UNITS_MPA: Final = {"mpa": 1.0, "kpa": 1e-3, "bar": 0.1}
+
+
+def class_of(told: object) -> str:
+    """The class of `PRESSURE_CLASSES` that a gas pipe's attribute tells of: the class itself, its Chinese name (中压A
+    and 中压B are both medium), or a pressure with its unit (`0.2MPa`); "" for anything else."""
+    text = re.sub(r"[\s_-]", "", str(told).lower())
+    named = {name.replace("_", ""): name for name in PRESSURE_CLASSES} | _WORDS
+    if (name := named.get(text) or named.get(text.rstrip("ab"))) is not None:
+        return name
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(mpa|kpa|bar)", text)
+    if found is None:
+        return ""
+    pressure = float(found[1]) * _UNITS_MPA[found[2]]
+    return PRESSURE_CLASSES[int(np.searchsorted(_LIMITS_MPA, pressure - 1e-9))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,6 +4,7 @@ versions; networks. Read-only, over `twin.store.reader.Reader`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -431,7 +432,53 @@ async def shown(
     return [_asset(row) for row in found]
 
 
+async def in_box(
+    reader: Reader,
+    area: Box,
+    after: int,
+    page: int,
+    *,
+    types: Sequence[str] = (),
+    models: Sequence[str] = (),
+    at: Micros | None = None,
+) -> list[StoredAsset]:
+    """Assets with their geometry whose box meets `area`, ascending by key, those above `after`, at most `page`: of
+    `types` (or of files' own words; of all, if none is named), of `models` (of all)."""
+    params = {"box": box_text(area), "after": after, "page": page, "at": rows.moment(at),
+              "types": [word.lower() for word in types], "models": list(models)}  # fmt: skip
+    source, present = "asset_versions v", "v.until is null and "
+    if at is not None:
+        source, present = f"{_VERSIONS_AT} join asset_versions v on v.model = n.model and {_AT}", ""
+    conditions = []
+    if types:
+        conditions.append("(type = any(%(types)s) or lower(element) = any(%(types)s))")
+    if models:
+        conditions.append("model in (select id from models where name = any(%(models)s))")
+    where = f" where {' and '.join(conditions)}" if conditions else ""
+    # The box first, in a step of its own: the planner may else read all of a type to find what little is in the box.
+    found = await reader.ask(
+        f"with near as materialized (select v.asset, v.since, v.model, v.type, v.element from {source}"
+        f" where {present}v.extent && %(box)s::box and v.asset > %(after)s),"
+        f" picked as materialized (select asset, since from near{where} order by asset limit %(page)s)"
+        f" select {_COLUMNS}, v.geometry from picked p join asset_versions v on v.asset = p.asset"
+        f" and v.since is not distinct from p.since{_JOINS} order by v.asset",
+        params,
+    )
+    return [_asset(row) for row in found]
+
+
+async def areas_of(reader: Reader, keys: Sequence[int], version: int) -> dict[int, str]:
+    """The administrative areas of assets by key, as a version tells of them."""
+    return dict(
+        await reader.ask(
+            "select asset, area from asset_versions where asset = any(%(keys)s) and area <> ''"
+            " and since <= %(version)s and (until is null or until > %(version)s)",
+            {"keys": list(keys), "version": version},
+        )
+    )
+
+
 async def networks(reader: Reader, version: int) -> list[tuple[Network, Indices, Indices]]:
     """The networks of a version, with the keys of the assets that their nodes and edges are."""
     found = await reader.ask("select system, data from model_networks where version = %s order by number", (version,))
-    return [unpack_network(system, bytes(data)) for system, data in found]
+    return [await asyncio.to_thread(unpack_network, system, bytes(data)) for system, data in found]

@@ -14,7 +14,19 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
-from twin.model import DAY, HOUR, MINUTE, Alert, AlertEvent, AlertState, Micros, Readings, StoreUnavailable, micros
+from twin.model import (
+    DAY,
+    HOUR,
+    MINUTE,
+    Alert,
+    AlertEvent,
+    AlertState,
+    Micros,
+    Quality,
+    Readings,
+    StoreUnavailable,
+    micros,
+)
 from twin.store import rows
 from twin.store.database import READING_COLUMNS, translated, unpack_readings
 
@@ -217,6 +229,15 @@ class Reader:
             cursor.copy(f"copy ({query}) to stdout (format binary)".encode(), params) as copy,
         ):
             return unpack_readings(b"".join([bytes(block) async for block in copy]))
+
+    async def last(self, sensor: int, at: Micros) -> tuple[float, Micros] | None:
+        """The last value of a sensor observed at `at` or before, neither null nor bad, and when."""
+        found = await self.ask(
+            "select value, observed_at from readings where sensor_id = %s and observed_at <= %s and value is not null"
+            " and quality < %s order by observed_at desc limit 1",
+            (sensor, rows.moment(at), Quality.FIRST_BAD),
+        )
+        return None if not found else (float(found[0][0]), micros(found[0][1]))
 
     async def readings_csv(
         self,

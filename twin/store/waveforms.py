@@ -22,7 +22,8 @@ def compact(samples: NDArray[np.float32]) -> tuple[NDArray[np.int16], Ints]:
     x = samples.astype(np.float64)
     peak = np.abs(x).max(axis=1, initial=0.0)
     with np.errstate(divide="ignore"):
-        decimals = np.clip(np.floor(np.log10(_LARGEST / peak)), _NONE, MOST_DECIMALS).astype(np.int64)
+        # Half a step of room: a peak of 327.67 is a little more as a float of 32 bits.
+        decimals = np.clip(np.floor(np.log10((_LARGEST + 0.5) / peak)), _NONE, MOST_DECIMALS).astype(np.int64)
     scale = 10.0 ** np.maximum(decimals, 0)[:, None]
     whole = np.clip(np.rint(x * scale), -_LARGEST, _LARGEST)
     is_exact = (decimals >= 0) & ((whole / scale).astype(np.float32) == samples).all(axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 import psycopg
 
-from twin.model import NotFound, Refused, StoreUnavailable
+from twin.model import NotFound, Problem, Refused, StoreUnavailable
 
 NICENESS: Final = 10  # the live service goes first
 
@@ -26,7 +27,7 @@ class Apart:
     def run(self, name: str, target: Callable[..., Any], *args: Any) -> Any:
         """What `target(*args)` returns, called in a new process named `name`; all of it must be picklable. Raises what
         it raises of `Refused`, `NotFound` and `StoreUnavailable`, which stands for the database's errors, too, and for
-        a process that ends before it is done."""
+        a process that ends before it is done; anything else, a bug, is a `RuntimeError` with its traceback."""
         if self._is_over:
             raise StoreUnavailable("the service stops")
         context = multiprocessing.get_context("spawn")
@@ -49,6 +50,8 @@ class Apart:
             raise NotFound(value)
         if outcome == "unavailable":
             raise StoreUnavailable(value)
+        if outcome == "failed":
+            raise RuntimeError(f"{name}:\n{value}")
         return value
 
     def end(self) -> None:
@@ -71,4 +74,9 @@ def _work(pipe: Connection, target: Callable[..., Any], args: tuple[Any, ...]) -
         outcome = "unavailable", str(away)
     except psycopg.Error as error:
         outcome = "unavailable", str(error).splitlines()[0] if str(error) else type(error).__name__
+    except MemoryError:
+        text = "needs more memory than there is / 内存不足"
+        outcome = "refused", ([Problem("", "", text)], "")
+    except Exception:  # noqa: BLE001 - a bug: the service tells of it, as of its own
+        outcome = "failed", traceback.format_exc()
     pipe.send(outcome)

@@ -49,9 +49,9 @@ def export_model(
     file = out or Path(FORMATS[format_].format(name))
     try:
         if format_ in FOLDERS:
-            file.mkdir(parents=True, exist_ok=True)
             written = 0
             for path, data in _parts(format_, model, ids, name):
+                file.mkdir(parents=True, exist_ok=True)
                 _write(file / path, iter([data]))
                 written += 1
             if not written:

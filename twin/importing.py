@@ -45,6 +45,8 @@ def recognise(data: readers.Buffer, name: str) -> FileKind:
     head = bytes(data[: readers.HEAD])
     if head.startswith(b"PAR1"):
         return "readings"
+    if head.startswith((b"PK\x03\x04", b"\x1f\x8b")):
+        raise Refused([Problem(name, "", "is an archive: unpack it first / 是压缩包,请先解压")], name)
     first = next((line for line in head.decode("utf-8-sig", "replace").splitlines() if line.strip()), "")
     header = {cell.strip().strip('"').lower() for cell in re.split("[,;\\t]", first)}
     if header & {"device", "property"}:

@@ -87,9 +87,10 @@ def write(pieces: Sequence[Piece], table: Table, class_: str) -> bytes:
             | ({"alphaMode": "BLEND"} if alpha < 1 else {})
         )  # fmt: skip
     rows = len(next(iter(table.values())))
-    for primitive in primitives:
+    for piece, primitive in zip(pieces, primitives, strict=True):
+        count = len(np.unique(piece.mesh.part))
         primitive["extensions"] = {
-            "EXT_mesh_features": {"featureIds": [{"featureCount": rows, "attribute": 0, "propertyTable": 0}]}
+            "EXT_mesh_features": {"featureIds": [{"featureCount": count, "attribute": 0, "propertyTable": 0}]}
         }
     metadata = _metadata(binary, table, class_, rows)
     joined = binary.joined()

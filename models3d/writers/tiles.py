@@ -22,6 +22,7 @@ from twin.city import Asset, Geometry, finest
 from twin.model import Floats, Ints
 
 ROOT: Final = "tileset.json"
+FURTHEST_M: Final = 500_000.0  # from where most of the model is; what is further, or nowhere, is left out
 TILE_FEATURES: Final = 1500  # shown by one tile, at most
 MAX_DEPTH: Final = 12
 CLASSES: Final = ("building", "bridge", "pipe", "manhole", "other")
@@ -143,14 +144,10 @@ class _Frame:
 
     @classmethod
     def of(cls, features: Sequence[Feature], crs: str) -> _Frame:
-        low, high = np.full(3, np.nan), np.full(3, np.nan)
-        for feature in features:
-            for geometry in feature.asset.geometry:
-                if len(geometry.vertices):
-                    low = np.fmin(low, np.fmin.reduce(geometry.vertices))
-                    high = np.fmax(high, np.fmax.reduce(geometry.vertices))
-        middle = np.nan_to_num((low + high) / 2)
-        middle[2] = 0.0
+        # Its origin is where most things are: one coordinate gone wrong does not move it.
+        firsts = [g.vertices[0, :2] for f in features for g in f.asset.geometry if len(g.vertices)]
+        known = np.array([first for first in firsts if np.isfinite(first).all()])
+        middle = np.array([*(np.median(known, axis=0) if len(known) else (0.0, 0.0)), 0.0])
         if not crs:
             return cls(None, middle, None)
         known = coordinates.parse(crs)
@@ -210,13 +207,15 @@ class _Shapes:
         self._mesh = mesh
         of = mesh.part[self._triangle[:, 0]] if len(self._triangle) else np.empty(0, np.int64)
         self._begin = np.searchsorted(of, np.arange(n + 1))
-        self.has_shape = np.diff(self._begin) > 0
+        drawn = np.diff(self._begin) > 0
         self.low, self.high = np.full((n, 3), np.inf), np.full((n, 3), -np.inf)
         by_part = np.argsort(mesh.part, kind="stable")
         if len(by_part):
             parts, first = np.unique(mesh.part[by_part], return_index=True)
             self.low[parts] = np.minimum.reduceat(mesh.position[by_part], first)
             self.high[parts] = np.maximum.reduceat(mesh.position[by_part], first)
+        away = np.maximum(np.abs(self.low), np.abs(self.high)).max(axis=1, initial=0.0)
+        self.has_shape = drawn & (away <= FURTHEST_M)
         self.size = np.zeros(n)
         shown = self.has_shape
         self.size[shown] = np.linalg.norm(self.high[shown] - self.low[shown], axis=1)

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import orjson
 import pytest
 
 from tests.conftest import Cimtwin, until
@@ -259,3 +260,16 @@ def test_a_model_over_the_bound_is_refused(cimtwin: Any, tmp_path: Path) -> None
     service = cimtwin(CIMTWIN_MAX_MODEL_BYTES="1000")
     assert post(service, NET * 3).status_code == 413
     assert not list((service.data_dir / "spool").glob("*"))
+
+
+def test_numbers_beyond_64_bits_are_told_and_a_bug_in_a_worker_is_no_outage(city: Cimtwin) -> None:
+    large = {"type": "FeatureCollection", "features": [
+        {"type": "Feature", "id": "远", "properties": {"type": "building", "limit": 1e20},
+         "geometry": {"type": "Point", "coordinates": [114.0, 22.5]}}
+    ]}  # fmt: skip
+    ok(post(city, orjson.dumps(large), name="large"), 201)
+    (item,) = city.get("/assets", model="large")["items"]
+    assert item["attributes"]["limit"] == 1e20
+    assert city.get("/assets/large:远")["attributes"]["limit"] == 1e20
+    archive = post(city, b"PK\x03\x04" + bytes(100), name="zip")
+    assert archive.status_code == 422

@@ -200,6 +200,22 @@ def test_the_same_model_gives_the_same_bytes_in_any_order() -> None:
     assert list(tiles.write(CITY, "EPSG:4547", "城")) == list(tiles.write(CITY[::-1], "EPSG:4547", "城"))
 
 
+def test_a_coordinate_gone_wrong_leaves_out_its_own_feature_only() -> None:
+    wrong = [Feature("x", a_house(9, 1e9)), Feature("y", a_house(9, 0.0, float("nan")))]
+    files = dict(tiles.write([*CITY, *wrong], "EPSG:4547", "x"))
+    assert {row["id"] for row in table(files["0-building.glb"])} == {f.id for f in CITY if f.asset.type == "building"}
+    assert json.loads(files["tileset.json"])["geometricError"] < 300
+
+
+def test_a_primitive_counts_the_features_of_its_own() -> None:
+    document, _ = parsed(dict(tiles.write(CITY, "EPSG:4547", "x"))["0-pipe.glb"])
+    counts = [
+        primitive["extensions"]["EXT_mesh_features"]["featureIds"][0]["featureCount"]
+        for primitive in document["meshes"][0]["primitives"]
+    ]
+    assert counts == [1, 1]
+
+
 def test_a_model_without_a_place_or_without_shapes_has_a_tileset_all_the_same() -> None:
     files = dict(tiles.write(CITY, "", "城"))
     assert "transform" not in json.loads(files["tileset.json"])["root"]

@@ -300,7 +300,8 @@ def router(service: ServiceView, networks: Networks) -> APIRouter:
                 if valve is None:
                     raise Conflict(f"{id_} is no valve of this network / {id_} 不是该管网的阀门")
                 closed.append(valve)
-            return json_answer(head | await _isolate(service.reader, known, place, closed, at))
+            isolated = await _isolate(service.reader, known, place, closed, at)
+            return await run_in_threadpool(json_answer, head | isolated)
         found = await run_in_threadpool(
             trace,
             known.graph,
@@ -309,7 +310,8 @@ def router(service: ServiceView, networks: Networks) -> APIRouter:
             limit_m=within_m or np.inf,
         )
         items = await run_in_threadpool(reached, known, found, place)
-        return json_answer(head | {"items": await with_sensors(service.reader, items, at)})
+        told = await with_sensors(service.reader, items, at)
+        return await run_in_threadpool(json_answer, head | {"items": told})
 
     @routes.get(
         "/assets/{id:path}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 from pathlib import Path
@@ -36,7 +37,8 @@ EXAMPLE: Final[dict[str, Any]] = {
     },
 }
 POINTS_FROM: Final = 14  # the zoom from which on what is a point on the map is told
-MOST: Final = 20_000  # features of a vector tile, the largest first
+MOST: Final = 20_000  # features of a vector tile, the largest first, of equal ones some from everywhere
+PACKED_FROM: Final = 1024  # bytes; less is not worth packing
 _FILE: Final = re.compile(r"[0-9a-z][0-9a-z-]*\.glb")
 _LAYERS: Final = {"building": "buildings", "building_part": "buildings", "bridge": "bridges", "bridge_part": "bridges",
                   "pipe": "pipes", "road": "roads", "railway": "roads"}  # fmt: skip
@@ -77,7 +79,7 @@ def router(service: ServiceView) -> APIRouter:
     @routes.get(
         "/tiles/{model}/{z}/{x}/{y}.mvt",
         summary="矢量切片 / A vector tile of a model",
-        description="Mapbox Vector Tiles 2.1。图层：buildings、bridges、pipes、roads、nodes、areas。空瓦片为 204。"
+        description="Mapbox Vector Tiles 2.1。图层：buildings、bridges、pipes、roads、lines、nodes、areas。空瓦片为 204。"
         "`datum=gcj02` 仅供叠加在 GCJ-02 底图上显示。 / `datum=gcj02`: for display on a GCJ-02 base map only. An empty "
         "tile is 204.",
         response_class=Response,
@@ -104,10 +106,14 @@ def router(service: ServiceView) -> APIRouter:
         data = await run_in_threadpool(_vector_tile, z, x, y, found, datum == "gcj02")
         if not data:
             return Response(status_code=204, headers={"Cache-Control": "no-cache"})
-        tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-        headers = {"Cache-Control": "no-cache", "ETag": tag}
+        is_packed = len(data) > PACKED_FROM and takes_gzip(request.headers.get("accept-encoding", ""))
+        tag = f'"{hashlib.sha256(data).hexdigest()[:32]}{"-gzip" if is_packed else ""}"'
+        headers = {"Cache-Control": "no-cache", "ETag": tag, "Vary": "Accept-Encoding"}
         if is_held(request.headers.get("if-none-match", ""), tag):
             return Response(status_code=304, headers=headers)
+        if is_packed:
+            data = await run_in_threadpool(gzip.compress, data, 1, mtime=0)
+            headers["Content-Encoding"] = "gzip"
         return Response(data, headers=headers, media_type=MVT)
 
     return routes
@@ -132,6 +138,8 @@ def _vector_tile(z: int, x: int, y: int, found: list[store.StoredAsset], is_shif
             if shape is None:
                 continue
             plain = "nodes" if shape.geom_type.endswith("Point") else "areas"
+            if shape.geom_type.endswith("String"):
+                plain = "pipes" if asset.system else "lines"
             layer = layers.setdefault(_LAYERS.get(asset.type or "", plain), ([], []))
             layer[0].append(shape)
             diameter = asset.attributes.get("diameter_m")

@@ -415,8 +415,8 @@ async def number_of(reader: Reader, version: int) -> int:
 async def shown(
     reader: Reader, model: str, area: Box, least: float, most: int, at: Micros | None = None
 ) -> list[StoredAsset]:
-    """What a map shows of a model in a box: assets at least `least` degrees wide or high, with their geometry, the
-    `most` largest of them, by key."""
+    """What a map shows of a model in a box: lines, and what else is at least `least` degrees wide or high, with their
+    geometry; the `most` largest of them, of equal ones some from everywhere, by key."""
     params = {"model": model, "box": box_text(area), "least": least, "most": most, "at": rows.moment(at)}
     source = f"asset_versions v{_JOINS}" if at is None else (
         f"{_VERSIONS_AT} join asset_versions v on v.model = n.model and {_AT}{_JOINS}"
@@ -425,8 +425,9 @@ async def shown(
     found = await reader.ask(
         f"select * from (select {_COLUMNS}, v.geometry from {source} where {present}m.name = %(model)s"
         " and v.extent && %(box)s::box and v.geometry is not null"
-        " and greatest(width(v.extent), height(v.extent)) >= %(least)s"
-        " order by greatest(width(v.extent), height(v.extent)) desc, v.asset limit %(most)s) found order by 1",
+        " and (greatest(width(v.extent), height(v.extent)) >= %(least)s or v.type in ('pipe', 'road', 'railway'))"
+        " order by greatest(width(v.extent), height(v.extent)) desc, hashint4(v.asset) limit %(most)s) found"
+        " order by 1",
         params,
     )
     return [_asset(row) for row in found]

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Jsonb, set_json_loads
 
 from twin.city import Asset, CityModel, InvalidModel, Network, Progress
 from twin.model import Floats, Indices, NotFound, Problem
@@ -423,6 +423,7 @@ def version_of(connection: Connection, name: str, as_of: dt.datetime | None = No
 
 def load_model(connection: Connection, version: int) -> tuple[CityModel, list[str]]:
     """A version as it was read, and its assets' ids. Assets come in the order of their first import."""
+    set_json_loads(orjson.loads, connection)  # as twin.store.reader does
     row = connection.execute(
         "select model, format, crs, height, metadata, tenant from model_versions where id = %s", (version,)
     ).fetchone()

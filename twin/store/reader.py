@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import orjson
 import psycopg
+from psycopg.types.json import set_json_loads
 
 from twin.model import (
     DAY,
@@ -166,6 +168,8 @@ class Reader:
             keepalives_interval=5,
             keepalives_count=3,
         )
+        # orjson reads numbers beyond 64 bits as floats, and can tell them again; jsonb makes whole numbers of 1e20.
+        set_json_loads(orjson.loads, connection)
         await connection.execute(_SETUP)
         return connection
 

@@ -537,11 +537,8 @@ class Pipeline:
 
     def _absorb(self, first: int, last: int) -> None:
         """Readings that an import put into the database in batches `first` to `last`."""
-        try:
-            imported = self._with_database(lambda: self.writer.imported(first, last))
-            standing = self._with_database(self.writer.standing)
-        except Stopping:
-            return
+        imported = self._with_database(lambda: self.writer.imported(first, last))
+        standing = self._with_database(self.writer.standing)
         if int(imported.sensor.max(initial=-1)) >= len(self.judgement.catalog):
             self._with_database(self.follow_catalog)
         self.judgement.state.apply(imported, is_heard=False)
@@ -586,8 +583,8 @@ class Pipeline:
         standing = self.writer.standing()
         self._follow(standing.catalog_version, standing.rules_version)
         if standing.batch > self.batch:
-            first, self.batch = self.batch + 1, standing.batch
-            self._absorb(first, standing.batch)
+            self._absorb(self.batch + 1, standing.batch)
+            self.batch = standing.batch
         self.counts = standing.counts
 
     def _checkpoint_if_due(self, force: bool = False) -> None:

@@ -17,6 +17,7 @@ import psycopg
 
 from alerts.rules import RuleSet, parse_rules
 from ingest import quality
+from ingest.codecs.gathering import MAX_VALUE
 from ingest.recorded import Mistakes, Recorded, csv_chunks
 from models3d import crs as systems
 from models3d import readers
@@ -359,7 +360,12 @@ def _believable(
         if mistakes or not chunk.sensors:
             continue
         sensor = np.array([catalog.find(i) for i in ids], np.int32)[chunk.sensor]
-        value = chunk.value * catalog.factor[sensor] + catalog.offset[sensor]
+        with np.errstate(over="ignore"):
+            value = chunk.value * catalog.factor[sensor] + catalog.offset[sensor]
+        for place in np.flatnonzero(np.abs(value) > MAX_VALUE).tolist():
+            mistakes.add(int(chunk.line[place]), "value", f"not a number within {MAX_VALUE:g}")
+        if mistakes:
+            continue
         received_at = np.full(len(sensor), at, np.int64)
         nothing_new = np.zeros(len(sensor), bool)
         state = SensorState.of(len(catalog))

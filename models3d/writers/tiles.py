@@ -146,8 +146,8 @@ class _Frame:
     def of(cls, features: Sequence[Feature], crs: str) -> _Frame:
         # Its origin is where most things are: one coordinate gone wrong does not move it.
         firsts = [g.vertices[0, :2] for f in features for g in f.asset.geometry if len(g.vertices)]
-        known = np.array([first for first in firsts if np.isfinite(first).all()])
-        middle = np.array([*(np.median(known, axis=0) if len(known) else (0.0, 0.0)), 0.0])
+        sound = np.array([first for first in firsts if np.isfinite(first).all()])
+        middle = np.array([*(np.median(sound, axis=0) if len(sound) else (0.0, 0.0)), 0.0])
         if not crs:
             return cls(None, middle, None)
         known = coordinates.parse(crs)

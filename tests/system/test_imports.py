@@ -193,3 +193,21 @@ def test_what_was_stored_is_exported_and_reads_back_the_same(cimtwin: Callable[.
     wrong = run(city, "export", "readings", "--out", str(tmp_path / "r.xlsx"))
     assert (wrong.returncode, "--out" in wrong.stderr) == (2, True)
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(("ending", "word"), [("parquet", "row 2"), ("csv", "line 3")])
+def test_no_sum_of_imported_values_overflows(
+    cimtwin: Callable[..., Cimtwin], tmp_path: Path, ending: str, word: str
+) -> None:
+    city = cimtwin()
+    city.put_sensors(SENSORS)
+    file = tmp_path / f"large.{ending}"
+    if ending == "parquet":
+        history(file, 3, device=["d0"] * 3, value=[1.0, 1.7e308, 2.0])
+    else:
+        rows = [f"d0,depth,2026-01-01T0{n}:00:00Z,{value}" for n, value in enumerate(("1", "1.7e308", "2"))]
+        file.write_text("\n".join(["device,property,observed_at,value", *rows]), "utf-8")
+    done = run(city, "import", str(file))
+    assert (done.returncode, word in done.stderr, "1e+150" in done.stderr) == (2, True, True), done.stderr
+    assert "Warning" not in done.stderr
+    assert city.stats()["readings_stored"] == 0

@@ -231,6 +231,19 @@ def test_retention_drops_whole_days_and_makes_the_coming_ones(writer: Writer) ->
     upkeep.close()
 
 
+def test_retention_waits_for_nobody(writer: Writer) -> None:
+    upkeep = Upkeep(writer.dsn)
+    writer.commit(outcome(readings([(1, NOON - n * DAY, 1.0) for n in range(12)])))
+    days = {"readings": 5.0, "waveform_blocks": 0.0, "readings_1m": 0.0}
+    with psycopg.connect(writer.dsn) as holder:
+        holder.execute("lock table readings in row exclusive mode")  # as an import does
+        held = upkeep.look_after_partitions(NOON, days)
+        holder.rollback()
+    assert held == [] or upkeep.is_timescale
+    assert len(held + upkeep.look_after_partitions(NOON, days)) == 6
+    upkeep.close()
+
+
 def test_an_import_beside_the_writer_is_stored_once_and_seen_by_it(writer: Writer) -> None:
     writer.commit(outcome(readings([(1, NOON, 1.0)])))
     history = readings([(1, NOON, 9.0), (1, NOON - 400 * DAY, 2.0), (2, NOON, 3.0), (2, NOON, 4.0)])

@@ -79,7 +79,8 @@ def router(service: ServiceView) -> APIRouter:
     @routes.get(
         "/tiles/{model}/{z}/{x}/{y}.mvt",
         summary="矢量切片 / A vector tile of a model",
-        description="Mapbox Vector Tiles 2.1。图层：buildings、bridges、pipes、roads、lines、nodes、areas。空瓦片为 204。"
+        description="Mapbox Vector Tiles 2.1。图层：buildings、bridges、pipes、roads、lines、nodes、areas。"
+        "空瓦片为 204。"
         "`datum=gcj02` 仅供叠加在 GCJ-02 底图上显示。 / `datum=gcj02`: for display on a GCJ-02 base map only. An empty "
         "tile is 204.",
         response_class=Response,

@@ -9,7 +9,7 @@ import datetime as dt
 from typing import Final
 
 import numpy as np
-from psycopg import sql
+from psycopg import errors, sql
 
 from twin.model import DAY, EPOCH, Ints, Micros
 from twin.store.database import Connection
@@ -73,7 +73,8 @@ class Partitions:
         self._days[table].add(day)
 
     def drop_before(self, connection: Connection, table: str, before: Micros) -> list[str]:
-        """Drop whole days that ended before `before`; returns what went."""
+        """Drop whole days that ended before `before`; returns what went. What somebody holds, an import for instance,
+        is left for the next time: whoever waits for a drop makes everybody else wait behind it."""
         if self.is_timescale:
             rows = connection.execute(
                 "select drop_chunks(%s::regclass, older_than => to_timestamp(%s))", (table, before / 1e6)
@@ -84,7 +85,12 @@ class Partitions:
             if (day + 1) * DAY > before:
                 break
             name = f"{table}_{EPOCH.date() + dt.timedelta(days=day):%Y%m%d}"
-            connection.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(name)))
+            try:
+                with connection.transaction():
+                    connection.execute("set local lock_timeout = '200ms'")
+                    connection.execute(sql.SQL("drop table if exists {}").format(sql.Identifier(name)))
+            except errors.LockNotAvailable:
+                break
             self._days[table].discard(day)
             dropped.append(name)
         return dropped

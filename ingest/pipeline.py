@@ -21,6 +21,7 @@ and meanwhile decodes what comes in. What makes that as safe as standing still:
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -428,6 +429,12 @@ class Pipeline:
         hangs keeps its connections."""
         oldest = min(list(self._asked.values()), default=None)
         return self.is_connected and (oldest is None or time.monotonic() - oldest < SLOW_S)
+
+    @property
+    def lag(self) -> float:
+        """Seconds that the last batch took from its arrival to its end, or that the one at the database has waited."""
+        waiting = time.monotonic() - min(list(self._asked.values()), default=math.inf)
+        return max(self.lag_s, waiting)
 
     def _with_database(self, work: Callable[[], T]) -> T:
         """`work`, again and again while the database is away. `Stopping` if the service stops meanwhile."""

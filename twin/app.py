@@ -448,7 +448,7 @@ class Service:
             "epoch": pipeline.epoch,
             "seq": pipeline.seq,
             "batch": pipeline.batch,
-            "lag_s": round(pipeline.lag_s, 6) if not len(inbox) else round(max(pipeline.lag_s, 0.001), 6),
+            "lag_s": round(pipeline.lag if not len(inbox) else max(pipeline.lag, 0.001), 6),
             "ws_clients": len(self.live),
             "replays": self.replays.running,
             "inbox_messages": len(inbox),

@@ -188,13 +188,18 @@ async def _frame(receive: Receive) -> str | bytes | None:
     return data if data is not None else message.get("bytes") or b""
 
 
+def _abort(transport: asyncio.Transport) -> None:
+    with suppress(AttributeError):  # of one that is gone asyncio lets go of the loop, and then stumbles over that
+        transport.abort()
+
+
 async def _close(scope: Scope, send: Send, code: int, reason: str, detail: str | None) -> None:
     """Close, also where the client takes nothing: uvicorn's own close would wait for it without end."""
     protocol: Any = scope.get(PROTOCOL)
     writable, transport = getattr(protocol, "writable", None), getattr(protocol, "transport", None)
     if isinstance(writable, asyncio.Event) and transport is not None:
         writable.set()  # the close frame goes behind what is buffered, however long that waits
-        asyncio.get_running_loop().call_later(ABORT_S, transport.abort)
+        asyncio.get_running_loop().call_later(ABORT_S, _abort, transport)
     try:
         async with asyncio.timeout(CLOSE_S):
             if detail is not None:

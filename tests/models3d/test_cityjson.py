@@ -450,6 +450,50 @@ def test_a_damaged_document_ends_in_a_model_or_a_refusal(data: st.DataObject) ->
         read(bytes(text), "damaged.json")
 
 
+def test_integers_beyond_64_bits_are_read_and_written_as_floats() -> None:
+    document = full() | {"big": 2**64 - 1}
+    document["CityObjects"]["wall"]["attributes"] |= {"most": 2**63 - 1, "more": [2**63, {"far": -(10**25)}]}
+    model = read(told(document), "big.json")
+    wall = next(asset for asset in model.assets if asset.local == "wall").attributes
+    assert (wall["most"], type(wall["most"])) == (2**63 - 1, int)
+    assert [type(wall["more"][0]), wall["more"]] == [float, [2.0**63, {"far": -1e25}]]
+    assert type(model.metadata["root"]["big"]) is float
+    wall["more"].append({"limit": 10**20, "none": 10**400})  # as a store that keeps numbers exactly gives it back
+    again = read(write(model), "again.json")
+    assert again.assets[5].attributes["more"][2] == {"limit": 1e20, "none": None}
+    assert wall["more"][2]["limit"] == 10**20, "the model that is written stays as it is"
+    assert read(b"".join(write_sequence(model)), "again.jsonl").assets
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_vertex_that_overflows_is_refused_without_a_warning() -> None:
+    document = full()
+    document["transform"]["scale"] = [1e300, 1e300, -1e300]
+    document["vertices"][5] = [10**300, 0, 10**300]
+    with pytest.raises(InvalidModel, match="out of this world"):
+        read(told(document), "far.json")
+
+
+@pytest.mark.parametrize("step", [1.0, 0.001, 0.0254])
+def test_instances_off_the_files_own_grid_are_written_to_a_tenth_of_a_millimetre(step: float) -> None:
+    document = full()
+    document["transform"] = {"scale": [step, step, 1e-250], "translate": [84000.0, 447000.0, -1.0]}
+    turned = [0.866, -0.5, 0, 0.3, 0.5, 0.866, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    document["CityObjects"]["tree"]["geometry"][0]["transformationMatrix"] = turned
+    model = read(told(document), "turned.json")
+    written = write(model)
+    same(model, read(written, "again.json"), 0.0001 + 1e-9)
+    same(model, read(b"".join(write_sequence(model)), "again.jsonl"), 0.0001 + 1e-9)
+    transform = json.loads(written)["transform"]
+    assert transform["translate"] == document["transform"]["translate"]
+    assert transform["scale"][2] == 0.001, "a grid too fine for exact integers is left"
+    model.metadata["transform"]["translate"] = [1e300, 447000.0, -1.0]  # such vertices are no integers of any step
+    same(model, read(write(model), "far.json"), 0.0005 + 1e-9)
+    del document["CityObjects"]["tree"]
+    document["CityObjects"]["all"]["children"] = ["porch"]
+    assert json.loads(write(read(told(document), "as it was")))["transform"]["scale"][:2] == [step, step]
+
+
 def places(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The ways to everything in a document."""
     yield path

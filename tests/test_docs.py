@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [
     ("README.md", "README.zh.md"),
     *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in
-      ("start", "page", "replay", "concepts", "connect-a-device", "write-a-rule", "operate")),
+      ("start", "page", "replay", "concepts", "connect-a-device", "write-a-rule", "detection", "operate")),
 ]  # fmt: skip
 PAGES = [page for pair in PAIRS for page in pair]
 KINDS = load_kinds()

@@ -29,7 +29,7 @@ from alerts.rules import Rule
 from twin.model import DAY, HOUR, SECOND, Bools, Floats, Ints
 
 PARTS: Final = ("above", "below", "change", "season", "run", "quiet")
-LEAVE_OUT: Final = (*PARTS, "week", "cooldown")  # what can be left out, to see what it contributes
+LEAVE_OUT: Final = (*PARTS, "week", "cooldown", "calibration")  # what can be left out, to see what it contributes
 OVERALL: Final = len(PARTS)  # the place of the tail over the surprises themselves
 
 MEMORY: Final = 2000.0  # readings; the level, the scale and the tails forget at this pace
@@ -208,13 +208,9 @@ class AnomalyWatches:
             ]
         )
         tail = {name: s[f"t_{name}"][:OVERALL] for name in _TAILS}
-        tail_before = {name: column.copy() for name, column in tail.items()} | {"least": least}
         surprise = _surprise(tail, y, least)
-        # The sums over several readings must be full; and what an alert is about is not what is normal.
-        free = on & (s["level"] == 0)
-        settled = free & (seen > START)
-        learns = np.stack([settled, settled, settled, settled & known, settled, settled])
-        _learn(tail, y, learns)
+        if "calibration" in self.without:  # as if every part were Gaussian about zero
+            surprise = np.minimum((y / (1.2533 * tail["mean"] + least)) ** 2 / (2 * np.log(10.0)), 30.0) * (y > 0)
         judged = (seen > WARM) & on
         surprise *= judged
         surprise[3] *= helps
@@ -225,7 +221,6 @@ class AnomalyWatches:
         most = np.max(surprise, axis=0)
         overall = {name: s[f"t_{name}"][OVERALL:] for name in _TAILS}
         rarity = _surprise(overall, most[None], np.full((1, len(x)), 0.15))[0]
-        _learn(overall, most[None], (judged & (s["level"] == 0))[None])
 
         # Hits, and what is told of the surprise.
         is_hit = most >= GATE
@@ -239,10 +234,20 @@ class AnomalyWatches:
         cool = np.where(is_hit, COOL, np.maximum(s["cool"] - 1, 0))
         self._write(s, on, {"hit": hit, "cool": cool})
         # The changes of level are decided on what was known before this reading.
+        was_free = on & (s["level"] == 0)
         before = (normal, last, usual, relative, helps)
-        changed = self._alert(s, at, x, on, is_hit, most, rarity, severity, budget, step, note, tail_before, before)
+        changed = self._alert(
+            s, at, x, on, is_hit, most, rarity, severity, budget, step, note, tail | {"least": least}, before
+        )
 
-        # What is learnt from the reading. What is usual is learnt outside alerts only.
+        # What is learnt from the reading. What an alert is about is not what is usual, and the sums over several
+        # readings must be full.
+        free = was_free & (s["level"] == 0)
+        settled = free & (seen > START)
+        _learn(tail, y, np.stack([settled, settled, settled, settled & known, settled, settled]))
+        # The reading that raises is one of the past surprises, else the budget would not hold; how far out it lies
+        # beyond doubt is not learnt, else the next one would have to be greater still.
+        _learn(overall, np.minimum(most, 2 * GATE)[None], (judged & was_free)[None])
         moved = np.minimum(np.abs(residual), 10 * scale)
         share = np.maximum(1 / (visits + 1.0), 0.02)
         learnt = np.where(known, usual + residual * share, x)
@@ -356,7 +361,10 @@ def _learn(t: Columns, y: Floats, on: Bools) -> None:
     keeps = np.where(weight + 1 > MEMORY, 1 - 1 / MEMORY, 1.0)
     mean = t["mean"] + (np.abs(y) - t["mean"]) * np.maximum(1 / (weight + 1), 1 / MEMORY)
     beyond = y > t["edge"]
-    excess = np.where(beyond, np.minimum(y - t["edge"], 20 * mean + 1e-300), 0.0)
+    # An excess counts with 20 usual ones at most, once there are some. Where most readings are alike, as of rain, what
+    # is usual beyond the edge says more than what is usual at all.
+    most = np.where(t["excesses"] < 10, np.inf, 20 * (mean + t["excess"] / np.maximum(t["excesses"], 1)))
+    excess = np.where(beyond, np.minimum(y - t["edge"], most), 0.0)
     edge = t["edge"] + np.maximum(SLOW, FAST / (weight + 1)) * mean * (beyond - TAIL)
     new = {
         "excess": t["excess"] * keeps + excess,

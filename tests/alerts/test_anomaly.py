@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from alerts.detectors import anomaly
 from alerts.engine import Engine, EngineState
 from alerts.judge import judge
-from twin.model import DAY, Floats, Ints, Readings, Transition
+from alerts.lifecycle import AlertBook, Docket
+from twin.model import DAY, Floats, Ints, Readings, Transition, iso
 
 ONE = '[[rule]]\nid = "a"\nkind = "drainage.ponding_depth"\ndetector = "anomaly"\n'
 STEP = 5 * MINUTE
@@ -161,3 +162,22 @@ def test_any_batching_and_any_restart_give_the_same_verdicts_and_state(
     }
     assert not engine.failures
     assert not whole.failures
+
+
+def test_the_message_tells_value_expectation_evidence_and_since_in_both_languages() -> None:
+    spike = daily(3000)
+    spike[2500] += 40
+    events, _ = told(spike)
+    ruleset, city = rules(ONE), catalog(sensor(0))
+    docket = Docket(AlertBook(), ruleset, 1, city, 0)
+    for t in events:
+        docket.judge(t)
+    raised, cleared = docket.events
+    since = iso(events[0].since)
+    edge = f"{events[0].threshold:.4g}"[:4]
+    assert f"expected at most {edge}" in raised.message_en
+    assert f"预期不高于 {edge}" in raised.message_zh
+    assert raised.message_en.endswith(f"unlike what is usual at this hour, since {since})")
+    assert raised.message_zh.endswith(f"与该时段的常值不符，自 {since}）")
+    assert "back to what is usual" in cleared.message_en
+    assert "已恢复常态" in cleared.message_zh

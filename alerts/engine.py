@@ -9,6 +9,7 @@ are judged is below, at `fork`.
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import zipfile
 import zlib
@@ -24,7 +25,7 @@ from alerts.detectors.offline import Heard, OfflineWatches, Silence
 from alerts.detectors.rows import Batch, Columns, Family, Patch, Rows, Verdicts, spans
 from alerts.rules import Rule, RuleSet
 from twin.catalog import Catalog
-from twin.model import Alert, Bools, Indices, Ints, Micros, Readings, Transition
+from twin.model import Alert, Bools, Floats, Indices, Ints, Micros, Readings, Transition
 
 _log = logging.getLogger(__name__)
 _MAX_STATE: Final = 4 << 30  # bytes of a saved state unpacked
@@ -32,10 +33,12 @@ _MAX_STATE: Final = 4 << 30  # bytes of a saved state unpacked
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What `Engine.apply` takes in: patches by family, or a change of who was heard."""
+    """What `Engine.apply` takes in: patches by family, or a change of who was heard. `score`: by reading observed, the
+    highest of the detectors that have one (NaN: none)."""
 
     patches: dict[str, list[Patch]]
     silence: Heard | Silence | None = None
+    score: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +137,13 @@ class Engine:
         batch = Batch.of(sensor, at, value)
         patches: dict[str, list[Patch]] = {}
         told: list[Transition] = []
+        score: Floats | None = None
         for name, family in self.families.items():
             try:
                 verdicts, patches[name] = family.observe(batch)
+                if verdicts.score is not None:
+                    score = np.full(len(known), np.nan) if score is None else score
+                    score[known] = np.fmax(score[known], verdicts.score)
                 if len(verdicts):
                     told.extend(self._transitions(family, verdicts))
             except Exception:  # noqa: BLE001 - one family's error must not silence the other rules
@@ -144,7 +151,7 @@ class Engine:
                 self.failures[name] = self.failures.get(name, 0) + 1
                 _log.exception("rules of family %s failed on a batch of %d readings", name, len(batch.sensor))
         told.sort(key=_order)
-        return told, Update(patches)
+        return told, Update(patches, score=score)
 
     def apply(self, update: Update) -> None:
         """Take in what `observe`, `heard`, `tick` or `merge` decided, before anything else is decided."""
@@ -175,6 +182,8 @@ class Engine:
             verdicts.threshold.tolist(),
             verdicts.since.tolist(),
             verdicts.peak.tolist(),
+            itertools.repeat(None),
+            itertools.repeat(0) if verdicts.note is None else verdicts.note.tolist(),
         )
         return map(Transition, *columns)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from alerts.engine import Engine
 from alerts.rules import RuleSet
 from twin.catalog import Catalog
-from twin.model import Readings, Transition
+from twin.model import Floats, Readings, Transition
 
 _AT_ONCE: Final = 500_000  # readings judged at once; bounds the scratch memory
 
@@ -19,10 +19,12 @@ _AT_ONCE: Final = 500_000  # readings judged at once; bounds the scratch memory
 @dataclass(frozen=True, slots=True)
 class Judged:
     """`readings` sorted by (sensor, observed_at), each such pair once; `level` (int8), the highest level of any rule
-    open on the sensor after that reading; `transitions` by (observed_at, sensor, rule)."""
+    open on the sensor after that reading; `score`, the highest of the detectors that have one (NaN: none);
+    `transitions` by (observed_at, sensor, rule)."""
 
     readings: Readings
     level: NDArray[np.int8]
+    score: Floats
     transitions: list[Transition]
 
 
@@ -36,15 +38,22 @@ def judge(rules: RuleSet, catalog: Catalog, readings: Readings) -> Judged:
     kept = readings.take(order[first])
     engine = Engine(rules, catalog)
     told: list[Transition] = []
-    seen = kept.take(kept.judgeable())
+    judgeable = kept.judgeable()
+    seen = kept.take(judgeable)
+    found = np.full(len(seen), np.nan)
     for begin in range(0, len(seen), _AT_ONCE):
-        transitions, update = engine.observe(seen.take(np.arange(begin, min(begin + _AT_ONCE, len(seen)))))
+        part = np.arange(begin, min(begin + _AT_ONCE, len(seen)))
+        transitions, update = engine.observe(seen.take(part))
         engine.apply(update)
+        if update.score is not None:
+            found[part] = update.score
         told += transitions
     if engine.failures:
         raise RuntimeError(f"judging failed for {', '.join(engine.failures)}; see the log")
     told.sort(key=lambda t: (t.observed_at, t.sensor, t.rule))
-    return Judged(kept, _levels(kept, told), told)
+    score = np.full(len(kept), np.nan)
+    score[judgeable] = found
+    return Judged(kept, _levels(kept, told), score, told)
 
 
 def _levels(readings: Readings, told: list[Transition]) -> NDArray[np.int8]:

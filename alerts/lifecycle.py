@@ -24,6 +24,7 @@ from twin.model import (
     Micros,
     Transition,
     alert_id,
+    iso,
 )
 
 LEVEL_ZH: Final = ("", "蓝色", "黄色", "橙色", "红色")
@@ -456,7 +457,9 @@ def _known(value: float) -> float | None:
 
 def _worse(rule: Rule, before: float | None, t: Transition) -> float | None:
     """The extreme of an alert's peak so far and a transition's, in the rule's direction."""
-    if math.isnan(t.peak) or before is None or rule.detector == "range":  # of two sides the detector knows which
+    if (
+        math.isnan(t.peak) or before is None or rule.detector in ("range", "anomaly")
+    ):  # of two sides the detector knows which
         return before if math.isnan(t.peak) else t.peak
     if rule.detector == "rate":
         return max(before, t.peak, key=abs)
@@ -519,4 +522,31 @@ def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:
     if rule.detector == "rate":
         window = _number(rule.window / MINUTE)
         return f"{window} 分钟内变化 {value}（限值 {limit}）", f"changed by {value} in {window} min (limit {limit})"
+    if rule.detector == "anomaly":
+        return _evidence(t, value, limit)
     return f"{value}（限值 {limit}）", f"{value} (limit {limit})"
+
+
+# By `Transition.note` of the anomaly detector: what the evidence is; the last one ends an alert.
+_EVIDENCE: Final = {
+    1: ("高于其长期水平", "above its long-run level"),
+    2: ("低于其长期水平", "below its long-run level"),
+    3: ("较上一读数突变", "a jump from the reading before"),
+    4: ("与该时段的常值不符", "unlike what is usual at this hour"),
+    5: ("连续多个读数偏离常值", "several readings together away from usual"),
+    6: ("波动消失", "it has gone quiet"),
+    7: ("持续已久，视为新常态", "lasting, now taken as normal"),
+}
+
+
+def _evidence(t: Transition, value: str, limit: str) -> tuple[str, str]:
+    """The words for a verdict without a limit that anybody set: value, expected edge, since when, evidence."""
+    since = iso(t.since)
+    zh, en = _EVIDENCE.get(t.note, ("已恢复常态", "back to what is usual"))
+    if not t.after or math.isnan(t.threshold):
+        return f"{value}（{zh}，自 {since}）", f"{value} ({en}, since {since})"
+    most_zh, most_en = ("不高于", "at most") if t.value >= t.threshold else ("不低于", "at least")
+    return (
+        f"{value}（预期{most_zh} {limit}；{zh}，自 {since}）",
+        f"{value} (expected {most_en} {limit}; {en}, since {since})",
+    )

@@ -23,6 +23,8 @@ MAX_RULES: Final = 10_000
 MAX_SENSORS: Final = 100_000  # names in one `sensors` list
 MAX_DURATION: Final[Micros] = 3660 * DAY
 MAX_WINDOW: Final[Micros] = 31 * DAY  # keeps the rate detector's int64 keys from overflowing
+LEARNING: Final[Micros] = 14 * DAY  # what the anomaly detector is given to learn from, where it starts without a state
+MAX_BUDGET: Final = 1000.0  # false alerts per sensor and year; three a day are no watch any more
 NO_LEVEL: Final = math.nan  # a level that a rule does not have
 MARKS: Final = ("V", "Vs", "M", "E")
 
@@ -48,9 +50,10 @@ FIELDS: Final[dict[str, frozenset[str]]] = {
     "rate": frozenset({"side", "strict", "levels", "window"}) | _RUNS,
     "stuck": frozenset({"for", "tolerance", "except", "level", "max_gap"}),
     "offline": frozenset({"after", "level"}),
+    "anomaly": frozenset({"budget", "level"}),
 }
 _SIDES: Final[dict[str, tuple[str, ...]]] = {"threshold": ("above", "below"), "rate": ("above", "below", "either")}
-_DEFAULT_LEVEL: Final = {"range": Level.YELLOW, "stuck": Level.BLUE, "offline": Level.BLUE}
+_DEFAULT_LEVEL: Final = {"range": Level.YELLOW, "stuck": Level.BLUE, "offline": Level.BLUE, "anomaly": Level.BLUE}
 _WHERE: Final = ("tag", "not_tag", "domain", "tenant", "asset", "device", "statistic", "kind")
 
 
@@ -117,6 +120,7 @@ class Rule:
     excepted: tuple[float, ...] = ()
     after: Micros = 0
     after_intervals: float = 0.0
+    budget: float = 1.0
     source: str = ""
     marks: tuple[str, str, str, str] = ("",) * 4
     instruction: Words = Words("", "")
@@ -128,7 +132,8 @@ class Rule:
     @property
     def memory(self) -> Micros:
         """The span of readings before a moment that, with the level open at its start, tells how this rule stands."""
-        return self.window + self.stuck_for + max(*self.hold, self.clear_hold)
+        learnt = LEARNING if self.detector == "anomaly" else 0
+        return learnt + self.window + self.stuck_for + max(*self.hold, self.clear_hold)
 
     def judged(self) -> tuple[Any, ...]:
         """Everything that bears on which alerts the rule gives."""
@@ -136,7 +141,9 @@ class Rule:
         limits = (self.side, self.strict, self.levels, self.level, self.min, self.max)
         runs = (self.hold, self.clear_margin, self.clear_hold, self.max_gap, self.window)
         others = (self.stuck_for, self.tolerance, self.excepted, self.after, self.after_intervals, self.enabled)
-        return (self.id, self.detector, selection, limits, runs, others)
+        judged = (self.id, self.detector, selection, limits, runs, others)
+        # Only where there is one, so that the states saved for other rules stay theirs.
+        return (*judged, self.budget) if self.detector == "anomaly" else judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +394,7 @@ class _RuleReader:
             excepted=self.excepted() if has("except") else (),
             after=after,
             after_intervals=after_intervals,
+            budget=self.budget() if has("budget") else 1.0,
             source=source,
             marks=marks,
             instruction=instruction,
@@ -687,6 +695,14 @@ class _RuleReader:
         elif span <= 0:
             self.wrong("after", "must be longer than 0")
         return span, 0.0
+
+    def budget(self) -> float:
+        """False alerts allowed per sensor and year."""
+        number = self.number("budget")
+        if number is not None and not 0 < number <= MAX_BUDGET:
+            self.wrong("budget", f"must be above 0 and at most {MAX_BUDGET:g} false alerts per sensor and year")
+            return 1.0
+        return 1.0 if number is None else number
 
     def check_shipped(self, source: str, marks: tuple[str, ...], present: list[bool], instruction: Words) -> None:
         if not source:

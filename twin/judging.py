@@ -58,14 +58,14 @@ def judge_files(
     for row in order.tolist():
         sensor = catalog.sensors[int(kept.sensor[row])]
         value = float(kept.value[row])
-        level = int(judged.level[row])
+        level, score = int(judged.level[row]), float(judged.score[row])
         writer.writerow(
             [
                 sensor.device,
                 sensor.property,
                 iso(int(kept.observed_at[row])),
                 "" if value != value else repr(value),
-                "",
+                "" if score != score else f"{score:.6g}",
                 LEVELS[level - 1] if level else "",
             ]
         )

@@ -283,7 +283,8 @@ class Transition:
     """A detector's verdict that changed: rule `rule` (its place in the rule set) on `sensor` went from level `before`
     to `after` at the reading observed at `observed_at`. `since` is the start of the run that led to it, `peak` the
     extreme value of the alert so far (NaN: none). Where `subject` is set the alert is on that asset-like group
-    (`tenant/gateway`, `domain/gas`) and `sensor` is -1."""
+    (`tenant/gateway`, `domain/gas`) and `sensor` is -1. `note` numbers the evidence, for detectors that have several
+    kinds of it (0: none to tell)."""
 
     rule: int
     sensor: int
@@ -295,6 +296,7 @@ class Transition:
     since: Micros
     peak: float = math.nan
     subject: str | None = None
+    note: int = 0
 
 
 class AlertState(StrEnum):

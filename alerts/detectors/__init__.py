@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Final
 
+from alerts.detectors.anomaly import AnomalyWatches
 from alerts.detectors.limits import LimitWatches
 from alerts.detectors.rate import RateWatches
 from alerts.detectors.rows import Family
 from alerts.detectors.stuck import StuckWatches
 
-FAMILIES: Final[dict[str, type[Family]]] = {"limits": LimitWatches, "rate": RateWatches, "stuck": StuckWatches}
+FAMILIES: Final[dict[str, type[Family]]] = {
+    "limits": LimitWatches,
+    "rate": RateWatches,
+    "stuck": StuckWatches,
+    "anomaly": AnomalyWatches,
+}
 
 # detector of a rule: family that judges it; `offline` is judged by the clock and has its own place in the engine
-DETECTORS: Final[dict[str, str]] = {"threshold": "limits", "range": "limits", "rate": "rate", "stuck": "stuck"}
+DETECTORS: Final[dict[str, str]] = {
+    "threshold": "limits",
+    "range": "limits",
+    "rate": "rate",
+    "stuck": "stuck",
+    "anomaly": "anomaly",
+}

@@ -5,7 +5,7 @@ held as columns by row, and changes to it that are decided first and applied lat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
@@ -125,7 +125,8 @@ class Pairs:
 @dataclass(frozen=True, slots=True)
 class Verdicts:
     """Columns of level changes: `row`, `at`, `before`, `after`, `value`, `threshold`, `since`, and `peak`, the extreme
-    value of the alert up to there."""
+    value of the alert up to there; `note`: what the evidence is, for detectors with more than one kind of it (None: 0
+    for all). `score` is by reading of the batch, from detectors that have one: 0 to 1."""
 
     row: Ints
     at: Ints
@@ -135,9 +136,15 @@ class Verdicts:
     threshold: Floats
     since: Ints
     peak: Floats
+    note: NDArray[np.int8] | None = None
+    score: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def scored(self, score: Floats) -> Verdicts:
+        """The same with the readings' scores."""
+        return replace(self, score=score)
 
     @classmethod
     def join(cls, first: Verdicts, second: Verdicts) -> Verdicts:

@@ -41,6 +41,7 @@ STUCK = [
     'detector = "stuck"\nfor = "2min"\nexcept = [0, 3]\nmax_gap = "3min"\n',
     'detector = "stuck"\nfor = "1min"\ntolerance = 1.5\nexcept = [2]\nmax_gap = "2min"\n',
 ]
+ANOMALY = ['detector = "anomaly"\n', 'detector = "anomaly"\nbudget = 12\nlevel = "yellow"\n']
 RULES = rules(
     "".join(
         f'[[rule]]\nid = "r{i}"\n{KIND}{body}'
@@ -48,6 +49,7 @@ RULES = rules(
             [body + extra for body in LIMITED for extra in EXTRAS]
             + [b + "strict = true\n" + e for b in LIMITED for e in EXTRAS if "range" not in b]
             + STUCK
+            + ANOMALY
         )
     )
 )

@@ -182,6 +182,10 @@ MISTAKES = [
     ('detector = "offline"\nafter = "0.5x"\n', "after", "at least"),
     ('detector = "offline"\nafter = "often"\n', "after", "times the interval"),
     ('detector = "offline"\nafter = 0\n', "after", "longer than 0"),
+    ('detector = "anomaly"\nbudget = 0\n', "budget", "above 0"),
+    ('detector = "anomaly"\nbudget = 5000\n', "budget", "at most 1000"),
+    ('detector = "anomaly"\nbudget = "few"\n', "budget", "number"),
+    ('detector = "anomaly"\nlevels = { red = 1 }\n', "levels", "is not a field of detector anomaly"),
     ('detector = "offline"\nhold = "5min"\n', "hold", "is not a field of detector offline"),
 ]
 
@@ -330,8 +334,22 @@ json_values = st.recursive(
     max_leaves=6,
 )
 names = ["id", "title", "kind", "sensors", "where", "detector", "source", "mark", "instruction", "enabled", "side"]
-names += ["strict", "levels", "hold", "clear", "max_gap", "min", "max", "level", "window", "for", "tolerance", "after"]
-detectors = st.sampled_from(["threshold", "range", "rate", "stuck", "offline"])
+names += [
+    "strict",
+    "levels",
+    "hold",
+    "clear",
+    "max_gap",
+    "min",
+    "max",
+    "level",
+    "window",
+    "for",
+    "tolerance",
+    "after",
+    "budget",
+]
+detectors = st.sampled_from(["threshold", "range", "rate", "stuck", "offline", "anomaly"])
 
 
 @given(st.dictionaries(st.sampled_from(names), json_values, max_size=8), detectors, st.booleans())

@@ -660,7 +660,7 @@ def _is_bad(text: bytes, value: Any) -> bool:
 
 
 def _depth_over(value: Any, limit: int) -> bool:
-    level_: list[Any] = [value]
+    level_: list[Any] = [value] if isinstance(value, dict | list | tuple) else []
     for _ in range(limit):
         deeper: list[Any] = []
         for one in level_:

@@ -8,7 +8,7 @@ import json
 import mmap
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -448,3 +448,26 @@ def test_a_damaged_document_ends_in_a_model_or_a_refusal(data: st.DataObject) ->
         )
     with contextlib.suppress(InvalidModel):
         read(bytes(text), "damaged.json")
+
+
+def places(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to everything in a document."""
+    yield path
+    if isinstance(part, dict | list):
+        for key, below in part.items() if isinstance(part, dict) else enumerate(part):
+            yield from places(below, (*path, key))
+
+
+@pytest.mark.parametrize("value", [True, 7, 1.5, "x", None, [], {}, [3], {"a": "b"}, 10**25], ids=repr)
+def test_another_value_anywhere_in_a_document_ends_in_a_model_or_a_refusal(value: Any) -> None:
+    """A model that is read from it can be written, too."""
+    for path in places(full()):
+        document = full() | {"note": value}
+        if path:
+            put(*path, value=value)(document)
+        own = {key: document[key] for key in ("appearance", "CityObjects", "vertices")}
+        feature = {"type": "CityJSONFeature", "id": "house", "note": value} | own
+        lines = told(document | {"CityObjects": {}, "vertices": []}) + b"\n" + told(feature)
+        for text in (told(document if path else value), lines):
+            with contextlib.suppress(InvalidModel):
+                write(cityjson.read(text, "another.json"))

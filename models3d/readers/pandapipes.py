@@ -32,6 +32,9 @@ _ONE_WAY: Final = frozenset(("pump", "compressor", "flow_control", "press_contro
 POINTS: Final = {"sink": ("consumer", 1.0), "source": ("source", -1.0), "ext_grid": ("source", 0.0),
                  "mass_storage": ("storage", 1.0)}  # fmt: skip
 _HEAT: Final = ("heat_exchanger", "heat_consumer", "circ_pump_mass", "circ_pump_pressure")
+# Strings, to step over them, and what Python's json writes for numbers that are not finite, which is no JSON. A string
+# that does not end is stepped over too, so that no byte is looked at twice.
+_ODD: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|(-?(?:NaN|Infinity)\b)', re.DOTALL)
 _OWN: Final = re.compile(rb'"_class"\s*:\s*"pandapipesNet"')
 
 
@@ -79,7 +82,7 @@ class _File:
             problems.add(problems.name, "", "holds zero characters / 含有空字符")
         problems.check()
         try:
-            tree = msgspec.json.decode(bytes(data[:]).removeprefix(b"\xef\xbb\xbf"), type=_Object)
+            tree = msgspec.json.decode(_strict(bytes(data[:]).removeprefix(b"\xef\xbb\xbf")), type=_Object)
             parts = msgspec.json.decode(_text(tree.object), type=dict[str, msgspec.Raw])
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             problems.add(problems.name, "", f"is no network of pandapipes: {str(error)[:120]} / 不是 pandapipes 管网")
@@ -154,7 +157,7 @@ class _File:
             geo = cells.get("geo")
             if isinstance(geo, str):
                 try:
-                    geo = msgspec.json.decode(geo)
+                    geo = msgspec.json.decode(_strict(geo.encode()))
                 except (msgspec.MsgspecError, RecursionError):
                     self.problems.object(f"junction {id_}", "geo", "is no GeoJSON / 不是 GeoJSON")
             if isinstance(geo, dict) and isinstance(at := geo.get("coordinates"), list) and len(at) > 1:
@@ -266,7 +269,21 @@ class _File:
 def _text(raw: msgspec.Raw) -> bytes:
     """An object's content: itself, or the JSON text that it is a string of."""
     found = bytes(raw)
-    return msgspec.json.decode(found, type=str).encode() if found[:1] == b'"' else found
+    return _strict(msgspec.json.decode(found, type=str).encode()) if found[:1] == b'"' else found
+
+
+def _strict(text: bytes) -> bytes:
+    """Python's JSON as JSON: null for `NaN`, `Infinity` and `-Infinity`."""
+    if b"NaN" not in text and b"Infinity" not in text:
+        return text
+    strict, end = bytearray(), 0
+    for found in _ODD.finditer(text):
+        if found[1] is not None:
+            strict += text[end : found.start()]
+            strict += b"null"
+            end = found.end()
+    strict += text[end:]
+    return bytes(strict)
 
 
 def _loose(raw: msgspec.Raw | None) -> Any:
@@ -282,7 +299,7 @@ def _fluid(raw: msgspec.Raw | None) -> tuple[str, bool, float]:
     try:
         fluid = msgspec.json.decode(_text(msgspec.json.decode(raw or b"", type=_Object).object))
         name, is_gas = str(fluid["name"])[:80], fluid.get("is_gas") is True
-        found = msgspec.json.decode(fluid["all_properties"]["density"]["_object"])
+        found = msgspec.json.decode(_strict(fluid["all_properties"]["density"]["_object"].encode()))
     except (msgspec.MsgspecError, RecursionError, LookupError, TypeError, AttributeError):
         return "", True, math.nan
     if not is_gas:

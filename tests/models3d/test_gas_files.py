@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,28 @@ def test_json_that_nests_without_end_or_is_cut_off_is_refused() -> None:
     assert problems(deep, "net.json")
     assert problems(whole[:-200], "net.json")
     assert "known format" in problems(whole.replace(b"pandapipesNet", b"somethingElse"), "net.json")[0]
+
+
+def test_numbers_that_are_not_finite_are_read_as_unknown_and_words_stay() -> None:
+    """pandapipes writes NaN for what its standard types do not say, as Python's json does and JSON does not."""
+    nan = math.nan
+    types = {"pipe": {"80_GGG": {"inner_diameter_mm": 86.0, "u_w_per_mk": nan, "u_w_per_m2k": -math.inf}}}
+    junctions = frame(
+        ["name", "pn_bar", "height_m", "geo"], [0, 1, 4],
+        [['"NaN, \\', 1.0, nan, '{"type": "Point", "coordinates": [NaN, NaN]}'], ["-Infinity", math.inf, 21.0, None],
+         ["C", 1.0, 22.0, None]],
+    )  # fmt: skip
+    text = json.dumps(pandapipes_net(std_types=types, junction=junctions, name="NaN and Infinity", user_pf_options=nan))
+    assert '"u_w_per_m2k": -Infinity' in text
+    model = readers.read(text.encode(), "net.json")
+    assert model.metadata["title"] == ["NaN and Infinity"]
+    known = {asset.local: asset for asset in model.assets if asset.group == "node"}
+    assert [known[id_].attributes["name"] for id_ in "014"] == ['"NaN, \\', "-Infinity", "C"]
+    assert "pn_bar" not in known["1"].attributes
+    assert "height_m" not in known["0"].attributes
+    begun = time.process_time()
+    assert problems(text.encode() + b'NaN "' + b'\\"' * 2_000_000, "net.json")
+    assert time.process_time() - begun < 5
 
 
 def test_what_pandapipes_itself_writes_is_read() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from mmap import mmap
 from types import ModuleType
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from twin.city import CityModel, InvalidModel, Progress
 from twin.model import Problem
@@ -72,6 +72,24 @@ def read(data: Buffer, name: str, crs: str = "", progress: Progress = nothing) -
     if format_ is None:
         raise InvalidModel([Problem(name, "", "is no model file of a known format / 不是可识别的模型文件")], name)
     return reader(format_).read(data, name, crs, progress)
+
+
+def bounded(told: Any) -> Any:
+    """`told` of JSON, its integers beyond 64 bits as floats (None where no float is so large): what a file says is
+    told on as JSON, which most programs hold to 64 bits. Objects and lists are changed in place."""
+    held = [told]
+    open_: list[Any] = [held]
+    while open_:
+        part = open_.pop()
+        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+            if isinstance(value, dict | list):
+                open_.append(value)
+            elif type(value) is int and not -(1 << 63) <= value < 1 << 63:
+                try:
+                    part[key] = float(value)  # the size stays as it was
+                except OverflowError:
+                    part[key] = None
+    return held[0]
 
 
 class Problems:

@@ -939,9 +939,13 @@ def _add(attributes: dict[str, Any], name: str, value: Any) -> None:
 
 def _number(text: str) -> Any:
     try:
-        return int(text)
+        whole = int(text)
+        return whole if abs(whole) < 1 << 63 else _finite(text)
     except ValueError:
-        pass
+        return _finite(text)
+
+
+def _finite(text: str) -> float | str:
     try:
         value = float(text)
     except ValueError:
@@ -968,8 +972,8 @@ def _value(element: Any, depth: int) -> Any:
             told = {"value": _number(text), "uom": element.get("uom")}
             length = _length(told)
             return length if length is not None else told
-        if _local(element).startswith("storeys") and text.isdigit():
-            return int(text)
+        if _local(element).startswith("storeys") and text.isascii() and text.isdigit():
+            return _number(text)
         return text or element.get(_HREF) or ""
     inner: dict[str, Any] = {}
     for child in children:

@@ -26,7 +26,7 @@ import numpy as np
 import orjson
 
 from models3d.crs import UnknownCrs, parse
-from models3d.readers import MAX_DEPTH, MAX_ELEMENTS, Buffer, Problems, nothing
+from models3d.readers import MAX_DEPTH, MAX_ELEMENTS, Buffer, Problems, bounded, nothing
 from models3d.readers.citywords import TYPES, derived, level, names
 from twin.city import ASSET_TYPES, DEPTHS, SYSTEMS, Asset, CityModel, Geometry, InvalidModel, Progress
 from twin.model import Floats, Indices, Problem
@@ -226,7 +226,7 @@ class _Reading:
             return None
         if _is_bad(text, found):
             self.problems.add(place, field, f"holds a NUL, or is nested deeper than {MAX_DEPTH} / 含空字符或嵌套过深")
-        return found
+        return bounded(found)
 
     def header(self, values: dict[str, Any], place: str) -> None:
         version = values.get("version")
@@ -355,6 +355,7 @@ class _Reading:
                         geometry.append(made)
         if rest:
             attributes[REST] = rest
+        bounded(attributes)
         self.where[id_] = len(self.assets)
         self.assets.append(self.asset(id_, element, attributes, geometry))
 
@@ -394,9 +395,10 @@ class _Reading:
         semantics = told.get("semantics")
         if semantics is not None:
             _check_semantics(semantics, boundaries, kind)
+            bounded(semantics["surfaces"])
         extra = {key: value for key, value in told.items() if key not in _GEOMETRY}
         if extra:
-            if _depth_over(extra, MAX_DEPTH):
+            if _depth_over(bounded(extra), MAX_DEPTH):
                 raise _Wrong(f"is nested deeper than {MAX_DEPTH} / 嵌套超过 {MAX_DEPTH} 层")
             if any(self.shifts):
                 self.shift(extra)

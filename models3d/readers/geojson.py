@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 from models3d import crs as systems
-from models3d.readers import MAX_ELEMENTS, MAX_VERTICES, Buffer, Problems, nothing, pipes, words
+from models3d.readers import MAX_ELEMENTS, MAX_VERTICES, Buffer, Problems, bounded, nothing, pipes, words
 from twin.city import Asset, CityModel, Geometry, InvalidModel, Progress
 from twin.model import Floats, Problem
 
@@ -226,7 +226,7 @@ class _Reading:
         if not isinstance(found, Mapping) or found.get("type") != "Feature":
             self.problems.add(place, "type", "is no Feature / 不是 Feature")
             return
-        properties = found.get("properties")
+        properties = bounded(found.get("properties"))
         if properties is None:
             properties = {}
         if not isinstance(properties, dict):

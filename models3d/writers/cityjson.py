@@ -10,6 +10,7 @@ has no word for (our type, system, code, …; which heights are unknown and were
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -19,6 +20,7 @@ import orjson
 from numpy.typing import NDArray
 
 from models3d.crs import UnknownCrs, parse
+from models3d.readers import bounded
 from models3d.readers.cityjson import OURS, REST, plain
 from models3d.readers.citywords import DERIVED, TYPES, derived, level
 from twin.city import DEPTHS, Asset, CityModel, Geometry
@@ -64,7 +66,12 @@ def write_sequence(model: CityModel) -> Iterator[bytes]:
 
 
 def _dumped(told: dict[str, Any]) -> bytes:
-    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+    try:
+        return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits: no reader makes one, others may
+        vertices = told["vertices"]
+        plain_ = bounded(copy.deepcopy({key: value for key, value in told.items() if key != "vertices"}))
+        return orjson.dumps(plain_ | {"vertices": vertices}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 class _Writing:

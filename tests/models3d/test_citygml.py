@@ -272,6 +272,15 @@ def test_a_broken_document_is_refused_with_the_place(case: str) -> None:
         assert any("line " in problem for problem in problems), problems
 
 
+def test_numbers_of_any_size_are_read() -> None:
+    said = {str(2**63 - 1): 2**63 - 1, "1" + "0" * 25: 1e25, "9" * 400: "9" * 400, "²": "²"}
+    for text, value in said.items():
+        inner = f'<bldg:Building gml:id="a"><gen:intAttribute name="n"><gen:value>{text}</gen:value></gen:intAttribute>'
+        inner += f"<bldg:storeysAboveGround>{text}</bldg:storeysAboveGround></bldg:Building>"
+        attributes = by_id(read(city(inner), "big.gml"))["a"].attributes
+        assert (attributes["n"], type(attributes["n"])) == (value, type(value))
+
+
 def test_the_line_of_a_mistake_is_told_far_down_too() -> None:
     document = city("\n" * 70_000 + HOUSE_2.replace("5 5 9", "5 five 9", 1))
     line = document[: document.index(b"five")].count(b"\n") + 1

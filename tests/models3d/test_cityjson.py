@@ -450,6 +450,21 @@ def test_a_damaged_document_ends_in_a_model_or_a_refusal(data: st.DataObject) ->
         read(bytes(text), "damaged.json")
 
 
+def test_integers_beyond_64_bits_are_read_and_written_as_floats() -> None:
+    document = full() | {"big": 2**64 - 1}
+    document["CityObjects"]["wall"]["attributes"] |= {"most": 2**63 - 1, "more": [2**63, {"far": -(10**25)}]}
+    model = read(told(document), "big.json")
+    wall = next(asset for asset in model.assets if asset.local == "wall").attributes
+    assert (wall["most"], type(wall["most"])) == (2**63 - 1, int)
+    assert [type(wall["more"][0]), wall["more"]] == [float, [2.0**63, {"far": -1e25}]]
+    assert type(model.metadata["root"]["big"]) is float
+    wall["more"].append({"limit": 10**20, "none": 10**400})  # as a store that keeps numbers exactly gives it back
+    again = read(write(model), "again.json")
+    assert again.assets[5].attributes["more"][2] == {"limit": 1e20, "none": None}
+    assert wall["more"][2]["limit"] == 10**20, "the model that is written stays as it is"
+    assert read(b"".join(write_sequence(model)), "again.jsonl").assets
+
+
 def places(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The ways to everything in a document."""
     yield path

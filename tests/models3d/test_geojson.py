@@ -248,6 +248,16 @@ def test_a_wrong_geometry_is_refused_with_the_features_number_and_id(what: str) 
     assert text in found
 
 
+def test_integers_beyond_64_bits_become_floats() -> None:
+    found = model(feature(shape("Point", [8, 50]), 10**25, most=-(2**63), more=2**63, deep=[{"x": 10**25}], no=10**400))
+    told = found.assets[0].attributes
+    assert (found.assets[0].local, told) == (
+        str(10**25),
+        {"most": -(2**63), "more": 2.0**63, "deep": [{"x": 1e25}], "no": None},
+    )
+    assert [type(told["most"]), type(told["more"])] == [int, float]
+
+
 def test_every_mistake_of_a_file_is_listed_at_once() -> None:
     found = problems(
         collection(

@@ -294,7 +294,8 @@ class _Reading:
         if not np.array_equal(numbers, np.rint(numbers)):
             at = int(np.flatnonzero((numbers != np.rint(numbers)).any(axis=1))[0])
             raise _Wrong(f"vertex {at}: numbers before the transform are integers / 变换前的坐标应为整数")
-        vertices = numbers * self.scale + self.translate
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite lies out of this world
+            vertices = numbers * self.scale + self.translate
         bad = ~(np.abs(vertices) <= FARTHEST).all(axis=1)
         if bad.any():
             raise _Wrong(f"vertex {int(np.flatnonzero(bad)[0])} lies out of this world / 坐标值过大")

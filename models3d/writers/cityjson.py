@@ -1,6 +1,7 @@
 """A `CityModel` as CityJSON 2.0: what was read from CityJSON is written with its transform, ids, attributes,
 semantics, materials, extensions and metadata, so that reading it again gives the same model (coordinates to half the
-transform's step, exactly if they came from it; instances of templates as plain geometry).
+transform's step, exactly if they came from it; instances of templates as plain geometry, for which the steps become
+tenths, hundredths, … of the file's own where these would move a vertex by more than 0.1 mm).
 
 Assets of other formats are objects of their own type where CityJSON has one, else `GenericCityObject`s. What CityJSON
 has no word for (our type, system, code, …; which heights are unknown and were written as 0) is in their attribute
@@ -21,13 +22,14 @@ from numpy.typing import NDArray
 
 from models3d.crs import UnknownCrs, parse
 from models3d.readers import bounded
-from models3d.readers.cityjson import OURS, REST, plain
+from models3d.readers.cityjson import FARTHEST, OURS, REST, plain
 from models3d.readers.citywords import DERIVED, TYPES, derived, level
 from twin.city import DEPTHS, Asset, CityModel, Geometry
 from twin.model import Floats, Ints
 
 STEP_M: Final = 0.001
 STEP_DEGREES: Final = 1e-8  # about a millimetre
+EXACT: Final = 2.0**53  # integers below are floats, too
 _BY_TYPE: Final = {
     "building": "Building", "bridge": "Bridge", "tunnel": "Tunnel", "furniture": "CityFurniture", "road": "Road",
     "railway": "Railway", "water_body": "WaterBody", "land_use": "LandUse", "vegetation": "SolitaryVegetationObject",
@@ -196,16 +198,40 @@ def _parents(asset: Asset, ids: dict[tuple[str, str], str]) -> list[str]:
 
 
 def _transform(model: CityModel) -> dict[str, Floats]:
-    told = model.metadata.get("transform") if model.format == "cityjson" else None
-    if isinstance(told, dict):
-        return {key: np.array(told[key], np.float64) for key in ("scale", "translate")}
     step = STEP_M
     if model.crs:
         with contextlib.suppress(UnknownCrs):
             step = STEP_DEGREES if parse(model.crs).is_geographic else STEP_M
+    steps = np.array([step, step, STEP_M])
+    told = model.metadata.get("transform") if model.format == "cityjson" else None
+    if isinstance(told, dict):
+        scale, translate = (np.array(told[key], np.float64) for key in ("scale", "translate"))
+        if np.abs(translate).max() <= FARTHEST:
+            return {"scale": _fine_enough(model, scale, translate, steps), "translate": translate}
     lowest = [np.fmin.reduce(shape.vertices, axis=0) for asset in model.assets for shape in asset.geometry]
     translate = np.floor(np.nan_to_num(np.fmin.reduce(lowest, axis=0))) if lowest else np.zeros(3)
-    return {"scale": np.array([step, step, STEP_M]), "translate": translate}
+    return {"scale": steps, "translate": translate}
+
+
+def _fine_enough(model: CityModel, scale: Floats, translate: Floats, steps: Floats) -> Floats:
+    """The file's own scale, on each axis as many times a tenth of it as brings every vertex to a tenth of our own step
+    from its grid; our own step where a file's is so small that the numbers would not be exact."""
+    shapes = [shape.vertices for asset in model.assets for shape in asset.geometry if len(shape.vertices)]
+    if not shapes:
+        return scale
+    away = np.concatenate(shapes) - translate
+    scale = scale.copy()
+    for axis, step in enumerate(steps):
+        column = away[:, axis]
+        column = column[np.isfinite(column)]
+        farthest = np.abs(column).max(initial=0.0)
+        while abs(scale[axis]) > step / 5:  # below, nothing is farther from the grid than a tenth
+            if np.abs(column - np.rint(column / scale[axis]) * scale[axis]).max(initial=0.0) <= step / 10:
+                break
+            scale[axis] /= 10
+        if not farthest / abs(scale[axis]) < EXACT:
+            scale[axis] = step
+    return scale
 
 
 def _vertices(shapes: list[Geometry], scale: Floats, translate: Floats) -> tuple[Ints, list[list[int]]]:

@@ -465,6 +465,35 @@ def test_integers_beyond_64_bits_are_read_and_written_as_floats() -> None:
     assert read(b"".join(write_sequence(model)), "again.jsonl").assets
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_vertex_that_overflows_is_refused_without_a_warning() -> None:
+    document = full()
+    document["transform"]["scale"] = [1e300, 1e300, -1e300]
+    document["vertices"][5] = [10**300, 0, 10**300]
+    with pytest.raises(InvalidModel, match="out of this world"):
+        read(told(document), "far.json")
+
+
+@pytest.mark.parametrize("step", [1.0, 0.001, 0.0254])
+def test_instances_off_the_files_own_grid_are_written_to_a_tenth_of_a_millimetre(step: float) -> None:
+    document = full()
+    document["transform"] = {"scale": [step, step, 1e-250], "translate": [84000.0, 447000.0, -1.0]}
+    turned = [0.866, -0.5, 0, 0.3, 0.5, 0.866, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    document["CityObjects"]["tree"]["geometry"][0]["transformationMatrix"] = turned
+    model = read(told(document), "turned.json")
+    written = write(model)
+    same(model, read(written, "again.json"), 0.0001 + 1e-9)
+    same(model, read(b"".join(write_sequence(model)), "again.jsonl"), 0.0001 + 1e-9)
+    transform = json.loads(written)["transform"]
+    assert transform["translate"] == document["transform"]["translate"]
+    assert transform["scale"][2] == 0.001, "a grid too fine for exact integers is left"
+    model.metadata["transform"]["translate"] = [1e300, 447000.0, -1.0]  # such vertices are no integers of any step
+    same(model, read(write(model), "far.json"), 0.0005 + 1e-9)
+    del document["CityObjects"]["tree"]
+    document["CityObjects"]["all"]["children"] = ["porch"]
+    assert json.loads(write(read(told(document), "as it was")))["transform"]["scale"][:2] == [step, step]
+
+
 def places(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The ways to everything in a document."""
     yield path

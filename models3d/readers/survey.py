@@ -32,10 +32,11 @@ import numpy as np
 from pyproj import CRS
 
 from models3d import crs as systems
-from models3d.readers import HEAD, MAX_ELEMENTS, Buffer, Problems, nothing, pipes, words
+from models3d.readers import HEAD, MAX_ELEMENTS, MAX_PROBLEMS, Buffer, Problems, nothing, pipes, words
 from models3d.readers.words import columns as columns_of
 from twin.city import Asset, CityModel, Geometry, Progress
 
+ENOUGH: Final = 10 * MAX_PROBLEMS  # mistakes, after which the rest is not read
 MAX_LINE: Final = 1 << 20  # bytes of a line
 MAX_COLUMNS: Final = 1000
 MAX_RECODED: Final = 256 << 20  # bytes of a file in UTF-16
@@ -201,6 +202,8 @@ class _Reading:
         self.points: list[_Point] = []
         self.lines: list[_Line] = []
         self.is_lonlat = False
+        self.first: dict[tuple[str, str], _Point] = {}  # of a code (or system) and number
+        self.numbered: dict[str, str] = {}  # where the numbers of lines are told
         self.refused: set[str] = set()  # numbers of points whose rows have mistakes: told once is enough
 
     # Files to rows
@@ -258,10 +261,14 @@ class _Reading:
                     self.problems.line(number, "", f"more than {MAX_ELEMENTS} rows / 行数过多")
                     break
                 previous = self._row(table, row, number, previous)
+                if len(self.problems) > ENOUGH:
+                    break
         except _Unreadable as wrong:
             self.problems.line(wrong.number, "", str(wrong))
         except csv.Error as error:
             self.problems.line(number, "", f"{error} / 不是有效的 CSV")
+        if len(self.problems) > ENOUGH:
+            self.problems.check()
 
     def _separator(self, data: Buffer, encoding: str) -> str | None:
         seen = 0
@@ -296,7 +303,9 @@ class _Reading:
             return previous
         cells = [cell.strip() for cell in row]
         cells += [""] * (len(table.headers) - len(cells))
-        attributes = {header: cell for header, cell in zip(table.headers, cells, strict=False) if header and cell}
+        attributes: dict[str, Any] = {}
+        if not self.problems:  # else there will be no model to tell them
+            attributes = {header: cell for header, cell in zip(table.headers, cells, strict=False) if header and cell}
         if table.kind != "line":
             previous = self._point(table, cells, number, attributes, previous)
         if table.kind != "point":
@@ -372,8 +381,15 @@ class _Reading:
             values["is_lonlat"] = 1.0
         elif "easting" in values and "northing" in values:
             values["is_plain"] = 1.0
-        place_ = f"{table.file}, line {number}"
-        self.points.append(_Point(place_, name, table, *spot, code, system, values, attributes, said))
+        other = self.first.get((code or system, name))
+        if other is None:
+            place_ = f"{table.file}, line {number}"
+            point = _Point(place_, name, table, *spot, code, system, values, attributes, said)
+            self.first[code or system, name] = point
+            self.points.append(point)
+        elif table.kind != "both" or (other.x, other.y) != spot:  # else told again with a further line
+            text = f"{name:.60} is used before, by {other.place} / 点号重复"
+            self.problems.line(number, table.headers[place], text)
         return name
 
     def _line(self, table: _Table, cells: list[str], number: int, attributes: dict[str, Any], start: str) -> None:
@@ -429,6 +445,12 @@ class _Reading:
             said.pop("number", None)
         code, system = self._system(table, which, cells, start)
         place_ = f"{table.file}, line {number}"
+        if own := said.get("number", ""):
+            if own in self.numbered:
+                text = f"{own:.60} is used before, by {self.numbered[own]} / 管线编号重复"
+                self.problems.line(number, table.headers[which["number"]], text)
+                return
+            self.numbered[own] = place_
         line = _Line(place_, table, said.get("number", ""), start, end, code, system, values, size, attributes, said)
         self.lines.append(line)
 
@@ -458,20 +480,8 @@ class _Reading:
 
     def _number(self) -> None:
         """Give every point its id: its number, with its code before it where two systems use the same."""
-        first: dict[tuple[str, str], _Point] = {}
-        kept = []
+        counts = Counter(point.number for point in self.points)
         for point in self.points:
-            other = first.setdefault((point.code or point.system, point.number), point)
-            if other is point:
-                kept.append(point)
-            elif point.table.kind == "both" and (point.x, point.y) == (other.x, other.y):
-                continue  # told again with a further line
-            else:
-                text = f"{point.number:.60} is used before, by {other.place} / 点号重复"
-                self.problems.add(point.place, point.table.headers[_number_place(point.table)], text)
-        self.points = kept
-        counts = Counter(point.number for point in kept)
-        for point in kept:
             prefix = f"{point.code or point.system}:" if counts[point.number] > 1 else ""
             point.local = prefix + point.number
 
@@ -654,7 +664,6 @@ class _Reading:
         assets: list[Asset] = []
         lowest: dict[int, float] = {}
         seen: Counter[str] = Counter()
-        ids: dict[str, str] = {}
         odd: Counter[str] = Counter()
         for line in self.lines:
             a, b = line.ends
@@ -696,12 +705,7 @@ class _Reading:
                 if math.isfinite(invert):
                     lowest[place] = min(invert, lowest.get(place, math.inf))
             local = line.number
-            if local:
-                if local in ids:
-                    header = line.table.headers[line.table.line["number"]]
-                    self.problems.add(line.place, header, f"{local:.60} is used before, by {ids[local]} / 管线编号重复")
-                ids[local] = line.place
-            else:
+            if not local:
                 base = f"{self.points[line.ends[0]].local}-{self.points[line.ends[1]].local}"
                 seen[base] += 1
                 odd["again"] += seen[base] == 2
@@ -854,10 +858,6 @@ LINE_NUMBERS: Final = (
     "start_ground",
     "end_ground",
 )
-
-
-def _number_place(table: _Table) -> int:
-    return table.point["number"] if table.kind == "point" else table.line["start"]
 
 
 def _spot(line: _Line, side: str) -> tuple[float, float] | None:

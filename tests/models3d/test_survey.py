@@ -4,7 +4,9 @@ back again."""
 from __future__ import annotations
 
 import contextlib
+import re
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -268,6 +270,23 @@ def test_hostile_tables_are_refused_soon(data: bytes) -> None:
     with pytest.raises(InvalidModel):
         survey.read(data, "JSPoint.csv")
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [("Exp_No,X,Y", "JS1,3000000,500000"), ("S_Point,E_Point,管线编号", "JS1,JS2,L1"), ("Exp_No,X,Y", "JS1,,x")],
+)
+def test_a_table_of_one_row_again_and_again_is_not_read_to_its_end(header: str, row: str) -> None:
+    data = f"{header}\n{(row + chr(10)) * 500_000}".encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidModel) as refused:
+            survey.read(data, "JSPoint.csv")
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(refused.value.problems) == 201
+    assert re.match(r"and 180[0-9] more", refused.value.problems[-1].text)
 
 
 SEED = ("JSPoint\n" + points() + "JSLine\n" + lines()).encode()

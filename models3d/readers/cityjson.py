@@ -514,6 +514,8 @@ def restored(ours: dict[str, Any], geometry: list[Geometry]) -> dict[str, Any]:
         if value is not None:
             if not isinstance(value, str) or len(value) > 1000 or "\x00" in value:
                 raise ValueError(key)
+            if key == "local" and not value:
+                raise ValueError(key)
             fields[key] = value
     if fields.get("type", "other") not in ASSET_TYPES or fields.get("system", "") not in ("", *SYSTEMS):
         raise ValueError("type or system")

@@ -52,6 +52,7 @@ SIZES: Final = frozenset(SIZE_KEYS)
 CLOSED: Final = frozenset(("closed", "close", "关", "关闭", "关断"))
 LINK_TYPES: Final = frozenset(("pipe", "pump", "valve", "weir", "orifice", "outlet", "regulator", "compressor"))
 
+_UNSEEN: Final = "\u200b\u200c\u200d\u2060\ufeff"  # characters without width: no id is made of them alone
 _FEATURE: Final = re.compile(rb'"type"\s*:\s*"(FeatureCollection|Feature|%s)"' % "|".join(GEOMETRIES).encode())
 _GRAPH: Final = re.compile(rb'"(directed|multigraph)"\s*:\s*(true|false)')
 
@@ -736,7 +737,7 @@ def _id(value: Any) -> str | None:
         return None
     if isinstance(value, float):
         return str(int(value)) if abs(value) < 1e15 and value == int(value) else repr(value)
-    return str(value).strip()
+    return str(value).replace("\x00", "").strip().strip(_UNSEEN).strip()
 
 
 def names(properties: Mapping[str, Any]) -> tuple[str, str]:

@@ -291,6 +291,7 @@ BROKEN = {
     "a parent that is not": (put("CityObjects", "wing", "parents", value=["x"]), "object wing", "'x'"),
     "a circle": (put(*HOUSE, "parents", value=["wing"]), "object wing", "ancestor"),
     "its own parent": (put(*HOUSE, "parents", value=["house"]), "object house", "ancestor"),
+    "ours, without id": (put(*HOUSE, "attributes", "cimtwin", value={"local": ""}), "object house", "cimtwin"),
     "ours, forged": (put(*HOUSE, "attributes", "cimtwin", value={"type": "spaceship"}), "object house", "cimtwin"),
 }  # fmt: skip
 

@@ -258,6 +258,19 @@ def test_integers_beyond_64_bits_become_floats() -> None:
     assert [type(told["most"]), type(told["more"])] == [int, float]
 
 
+@pytest.mark.parametrize("empty", ["", None, " ", "\x00", "\u200b", " \ufeff\x00 "])
+def test_nothing_of_a_graph_has_an_id_that_nobody_sees(empty: str | None) -> None:
+    nodes = [{"id": empty, "name": empty, "x": 8, "y": 50}, {"id": "b", "x": 8.1, "y": 50}]
+    links = [
+        {"source": empty, "target": "b", "id": empty, "geometry": "LINESTRING (8 50, 8.1 50)"},
+        {"source": "b", "target": empty, "from": "b", "to": empty, "geometry": "LINESTRING (8.1 50, 8 50)"},
+    ]
+    graph = {"directed": False, "multigraph": True, "graph": {}, "nodes": nodes, "links": links}
+    found = geojson.read(json.dumps(graph).encode(), "graph.json")
+    assert len(found.assets) >= 4
+    assert all(asset.local.isprintable() and asset.local.strip() for asset in found.assets)
+
+
 def test_every_mistake_of_a_file_is_listed_at_once() -> None:
     found = problems(
         collection(

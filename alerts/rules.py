@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from alerts.parameters import PARAMETERS, Parameters
 from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, InvalidRules, Level, Micros, Problem
 
 MAX_TEXT: Final = 4 << 20  # bytes of a rules file; a city's hand-written rules are a hundredth of it
@@ -51,9 +52,19 @@ FIELDS: Final[dict[str, frozenset[str]]] = {
     "stuck": frozenset({"for", "tolerance", "except", "level", "max_gap"}),
     "offline": frozenset({"after", "level"}),
     "anomaly": frozenset({"budget", "level"}),
+} | {
+    name: takes.fields
+    | (frozenset({"side", "strict", "levels"}) if takes.sides else frozenset({"level"}))
+    | (_RUNS if takes.has_runs else frozenset())
+    for name, takes in PARAMETERS.items()
 }
-_SIDES: Final[dict[str, tuple[str, ...]]] = {"threshold": ("above", "below"), "rate": ("above", "below", "either")}
-_DEFAULT_LEVEL: Final = {"range": Level.YELLOW, "stuck": Level.BLUE, "offline": Level.BLUE, "anomaly": Level.BLUE}
+_SIDES: Final[dict[str, tuple[str, ...]]] = {
+    "threshold": ("above", "below"),
+    "rate": ("above", "below", "either"),
+} | {name: takes.sides for name, takes in PARAMETERS.items() if takes.sides}
+_DEFAULT_LEVEL: Final = {
+    "range": Level.YELLOW, "stuck": Level.BLUE, "offline": Level.BLUE, "anomaly": Level.BLUE
+} | {name: takes.level for name, takes in PARAMETERS.items()}  # fmt: skip
 _WHERE: Final = ("tag", "not_tag", "domain", "tenant", "asset", "device", "statistic", "kind")
 
 
@@ -121,6 +132,7 @@ class Rule:
     after: Micros = 0
     after_intervals: float = 0.0
     budget: float = 1.0
+    parameters: Parameters | None = None
     source: str = ""
     marks: tuple[str, str, str, str] = ("",) * 4
     instruction: Words = Words("", "")
@@ -133,7 +145,8 @@ class Rule:
     def memory(self) -> Micros:
         """The span of readings before a moment that, with the level open at its start, tells how this rule stands."""
         learnt = LEARNING if self.detector == "anomaly" else 0
-        return learnt + self.window + self.stuck_for + max(*self.hold, self.clear_hold)
+        own = 0 if self.parameters is None else self.parameters.memory
+        return learnt + own + self.window + self.stuck_for + max(*self.hold, self.clear_hold)
 
     def judged(self) -> tuple[Any, ...]:
         """Everything that bears on which alerts the rule gives."""
@@ -143,6 +156,8 @@ class Rule:
         others = (self.stuck_for, self.tolerance, self.excepted, self.after, self.after_intervals, self.enabled)
         judged = (self.id, self.detector, selection, limits, runs, others)
         # Only where there is one, so that the states saved for other rules stay theirs.
+        if self.parameters is not None:
+            return (*judged, self.parameters)
         return (*judged, self.budget) if self.detector == "anomaly" else judged
 
 
@@ -366,7 +381,8 @@ class _RuleReader:
         margin, clear_hold = self.clear() if has("clear") else (Margin(), 0)
         self.check_margin(detector, side, levels, low, high, margin)
         after, after_intervals = self.after() if has("after") else (0, 0.0)
-        window = self.duration("window", required=True, most=MAX_WINDOW) if has("window") else None
+        parameters = PARAMETERS[detector].read(self) if detector in PARAMETERS else None
+        window = self.duration("window", required=True, most=MAX_WINDOW) if detector == "rate" else None
         source, instruction = self.text("source"), self.words("instruction", "")
         marks = self.marks(present)
         if require_source:
@@ -395,6 +411,7 @@ class _RuleReader:
             after=after,
             after_intervals=after_intervals,
             budget=self.budget() if has("budget") else 1.0,
+            parameters=parameters,
             source=source,
             marks=marks,
             instruction=instruction,

@@ -41,9 +41,6 @@ class Crs:
         """Longitude and latitude of points; NaN where they cannot be placed."""
         return _convert(self.text, MAP, x, y)
 
-    def from_map(self, lon: Floats, lat: Floats) -> tuple[Floats, Floats]:
-        return _convert(MAP, self.text, lon, lat)
-
 
 @lru_cache(maxsize=64)
 def parse(text: str) -> Crs:

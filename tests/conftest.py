@@ -64,15 +64,24 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-def database_url(server_url: str) -> Iterator[str]:
-    """An empty database."""
+@contextlib.contextmanager
+def empty_database(server_url: str) -> Iterator[str]:
+    """The URL of a new database, which is gone afterwards."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server_url, autocommit=True) as admin:
         admin.execute(f"create database {name}".encode())
-    yield server_url.rpartition("/")[0] + f"/{name}"
-    with psycopg.connect(server_url, autocommit=True) as admin:
-        admin.execute(f"drop database {name} with (force)".encode())
+    try:
+        yield server_url.rpartition("/")[0] + f"/{name}"
+    finally:
+        with psycopg.connect(server_url, autocommit=True) as admin:
+            admin.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture
+def database_url(server_url: str) -> Iterator[str]:
+    """An empty database."""
+    with empty_database(server_url) as url:
+        yield url
 
 
 class Cimtwin:

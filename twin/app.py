@@ -33,8 +33,9 @@ from twin.api import create_app
 from twin.api.alerts import alert_json
 from twin.catalog import Catalog
 from twin.embedded import DataDir, EmbeddedBroker, EmbeddedPostgres
+from twin.following import Follower
 from twin.live import Live
-from twin.model import DAY, HOUR, SECOND, Alert, Micros, StoreUnavailable
+from twin.model import DAY, HOUR, SECOND, Alert, AlertEvent, Micros, Readings, StoreUnavailable
 from twin.model_imports import ModelImports
 from twin.replays import Replays
 from twin.sensors import sensors_from_json
@@ -81,6 +82,7 @@ class Service:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._upkeep_failures = 0
+        self.followers: list[Follower] = []  # of the alert events, after their commit
         self.database_url = ""
         self._seen_busy = (time.monotonic(), time.process_time())
         self._takes_much = False
@@ -120,6 +122,8 @@ class Service:
         self.tilesets.sweep()
         self._build()
         _calm_the_collector()
+        for follower in self.followers:
+            follower.start()
         self.source.start()
         self.pipeline.start()
         self._spawn("upkeep", self._keep_up)
@@ -165,7 +169,7 @@ class Service:
             judgement,
             writer,
             inbox,
-            self.live.publish,
+            self._publish,
             self.clock,
             self.parse_rules,
             batch_messages=settings.batch_messages,
@@ -229,6 +233,12 @@ class Service:
         judgement.state.apply(tail)
         judgement.recover(tail, writer)
         judgement.state.apply(writer.imported(newest.batch + 1, batch), is_heard=False)
+
+    def _publish(self, events: list[AlertEvent], readings: Readings) -> None:
+        self.live.publish(events, readings)
+        if events:
+            for follower in self.followers:
+                follower.wake()
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -331,6 +341,8 @@ class Service:
             self.source.stop()
         if hasattr(self, "pipeline"):
             self.pipeline.stop()
+        for follower in self.followers:
+            follower.stop()
         for thread in self._threads:
             thread.join(15)
         if hasattr(self, "pipeline"):

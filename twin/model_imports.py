@@ -18,7 +18,7 @@ from typing import Final
 import psycopg
 
 from twin.apart import Apart
-from twin.importing import Imported, ModelWords, import_model, mapped
+from twin.importing_models import Imported, ModelWords, import_model, mapped
 from twin.model import Problem, Refused, StoreUnavailable
 from twin.store.models import Source
 

@@ -118,12 +118,6 @@ def _canonical(samples: object, factor: float, offset: float) -> NDArray[np.floa
     return block if np.isfinite(block).all() else None
 
 
-def summarise(block: WaveformBlock) -> dict[str, float]:
-    """Mean, rms, peak to peak (canonical unit) and dominant frequency (Hz) of a block."""
-    table = summarise_many(block.samples[np.newaxis], np.array([block.rate_hz]))
-    return dict(zip(STATISTICS, table[0].tolist(), strict=True))
-
-
 def summarise_many(samples: NDArray[np.float32], rate_hz: Floats) -> Floats:
     """Blocks of one length at once: `samples` (blocks, length), `rate_hz` (blocks,) → (blocks, 4) as `STATISTICS`.
 

@@ -17,11 +17,10 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
-import psycopg
 import pytest
 from fastapi import FastAPI, Request
 
-from tests.conftest import Cimtwin, until
+from tests.conftest import Cimtwin, empty_database, until
 from twin.api import health
 from twin.api import readings as readings_api
 from twin.api.errors import Invalid
@@ -49,28 +48,23 @@ DAY = "2026-07-01"
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory, server_url: str) -> Iterator[Cimtwin]:
     """A service with four sensors, one rule, readings, an open and a cleared alert, and something in quarantine."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server_url, autocommit=True) as admin:
-        admin.execute(f"create database {name}".encode())
-    url = server_url.rpartition("/")[0] + f"/{name}"
-    service = Cimtwin(tmp_path_factory.mktemp("city") / "data", {"CIMTWIN_DATABASE_URL": url}).start()
-    try:
-        service.put_sensors(CSV)
-        service.put_rules(RULES)
-        values = [5, 12.5, None, 45, 400, 3]  # 400 is beyond the sensor's range: suspect
-        readings = [{"ts": f"{DAY}T08:0{n}:00Z", "values": {"depth": v}} for n, v in enumerate(values)]
-        service.publish(
-            ("cim/v1/default/pond-1/telemetry", readings),
-            ("cim/v1/default/pond-2/telemetry", {"ts": f"{DAY}T09:00:00.250Z", "values": {"depth": 20}}),
-            ("cim/v1/default/nobody/telemetry", {"depth": 1}),
-            ("cim/v1/default/pond-1/telemetry", b"\xff\xfe"),
-        )
-        service.drained(9)
-        yield service
-    finally:
-        service.stop()
-        with psycopg.connect(server_url, autocommit=True) as admin:
-            admin.execute(f"drop database {name} with (force)".encode())
+    with empty_database(server_url) as url:
+        service = Cimtwin(tmp_path_factory.mktemp("city") / "data", {"CIMTWIN_DATABASE_URL": url}).start()
+        try:
+            service.put_sensors(CSV)
+            service.put_rules(RULES)
+            values = [5, 12.5, None, 45, 400, 3]  # 400 is beyond the sensor's range: suspect
+            readings = [{"ts": f"{DAY}T08:0{n}:00Z", "values": {"depth": v}} for n, v in enumerate(values)]
+            service.publish(
+                ("cim/v1/default/pond-1/telemetry", readings),
+                ("cim/v1/default/pond-2/telemetry", {"ts": f"{DAY}T09:00:00.250Z", "values": {"depth": 20}}),
+                ("cim/v1/default/nobody/telemetry", {"depth": 1}),
+                ("cim/v1/default/pond-1/telemetry", b"\xff\xfe"),
+            )
+            service.drained(9)
+            yield service
+        finally:
+            service.stop()
 
 
 @pytest.fixture

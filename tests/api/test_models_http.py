@@ -12,7 +12,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.conftest import Cimtwin, until
+from tests.conftest import Cimtwin, empty_database, until
 
 # Two reservoirs' worth of water: R -> A -> B -> C, a valve between A and B, a side branch at B.
 NET = """[TITLE]
@@ -61,22 +61,13 @@ pond-1,depth,drainage.ponding_depth,cm,underpass 1,114.06,22.55
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory, server_url: str) -> Iterator[Cimtwin]:
     """A service with a network in three versions and sensors on it."""
-    import uuid
-
-    import psycopg
-
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server_url, autocommit=True) as admin:
-        admin.execute(f"create database {name}".encode())
-    url = server_url.rpartition("/")[0] + f"/{name}"
-    service = Cimtwin(tmp_path_factory.mktemp("models") / "data", {"CIMTWIN_DATABASE_URL": url}).start()
-    try:
-        service.put_sensors(SENSORS)
-        yield service
-    finally:
-        service.stop()
-        with psycopg.connect(server_url, autocommit=True) as admin:
-            admin.execute(f"drop database {name} with (force)".encode())
+    with empty_database(server_url) as url:
+        service = Cimtwin(tmp_path_factory.mktemp("models") / "data", {"CIMTWIN_DATABASE_URL": url}).start()
+        try:
+            service.put_sensors(SENSORS)
+            yield service
+        finally:
+            service.stop()
 
 
 def post(city: Cimtwin, text: str | bytes, headers: dict[str, str] | None = None, **params: str) -> httpx.Response:

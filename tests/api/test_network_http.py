@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import json
-import uuid
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -21,11 +20,11 @@ from pyproj import Transformer
 
 from models3d.readers import nothing
 from tests.api.test_models_http import NET, ok, post
-from tests.conftest import Cimtwin, until
+from tests.conftest import Cimtwin, empty_database, until
 from twin.city import Asset, CityModel, Geometry, Network
 from twin.demo import district
 from twin.demo.run import import_district
-from twin.importing import ModelWords, place
+from twin.importing_models import ModelWords, place
 from twin.network.digging import COVERS
 from twin.store.models import lock_model, save_model
 
@@ -46,20 +45,15 @@ TO_MAP = Transformer.from_crs(district.CRS, "EPSG:4326", always_xy=True)
 
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory, server_url: str) -> Iterator[Cimtwin]:
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server_url, autocommit=True) as admin:
-        admin.execute(f"create database {name}".encode())
-    url = server_url.rpartition("/")[0] + f"/{name}"
-    service = Cimtwin(tmp_path_factory.mktemp("networks") / "data", {"CIMTWIN_DATABASE_URL": url}).start()
-    try:
-        import_district(url, "demo")
-        service.put_sensors(SENSORS)
-        ok(post(service, NET, name="平面"), 201)  # no CRS: nowhere on the map
-        yield service
-    finally:
-        service.stop()
-        with psycopg.connect(server_url, autocommit=True) as admin:
-            admin.execute(f"drop database {name} with (force)".encode())
+    with empty_database(server_url) as url:
+        service = Cimtwin(tmp_path_factory.mktemp("networks") / "data", {"CIMTWIN_DATABASE_URL": url}).start()
+        try:
+            import_district(url, "demo")
+            service.put_sensors(SENSORS)
+            ok(post(service, NET, name="平面"), 201)  # no CRS: nowhere on the map
+            yield service
+        finally:
+            service.stop()
 
 
 def asset_path(local: str, system: str = "") -> str:

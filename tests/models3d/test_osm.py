@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -87,16 +86,15 @@ def test_a_cut_or_folded_up_file_is_refused_with_the_byte(small: bytes) -> None:
         osm.read(blob(1000, zlib.compress(bytes(30 << 20))), "liar.pbf")
 
 
+@pytest.mark.timeout(60)
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_mutated_file_gives_a_model_or_is_refused(small: bytes, data: st.DataObject) -> None:
     changed = bytearray(small)
     for _ in range(data.draw(st.integers(1, 3))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    start = time.process_time()
     with contextlib.suppress(InvalidModel):
         assert isinstance(osm.read(bytes(changed), "f"), CityModel)
-    assert time.process_time() - start < 10
 
 
 @pytest.mark.skipif(not HELSINKI.is_file(), reason="no shared data beside this checkout")

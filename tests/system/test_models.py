@@ -18,7 +18,7 @@ from tests.system.test_commands import run
 from tests.twin.cities import CRS, house, pipes
 from twin import placing
 from twin.city import Asset, CityModel, InvalidModel
-from twin.importing import ModelWords, import_model, name_of, place
+from twin.importing_models import ModelWords, import_model, name_of, place
 from twin.model import Micros, NotFound, Refused, Sensor, micros
 from twin.store import assets as questions
 from twin.store.assets import AssetQuery, StoredAsset

@@ -636,9 +636,7 @@ def test_a_replay_ends_with_its_service_and_survives_or_says_so_where_the_databa
     assert told(alerts_of(again)) == before
     running = begun(city, FROM, TO, speed=1)
     watch(city, running).until(lambda f: f["type"] == "clock" and f["state"] == "playing")
-    begin = time.monotonic()
     assert city.stop() == 0
-    assert time.monotonic() - begin < 10
     until(lambda: not workers(city), "the workers to end", 10)
 
 

@@ -17,7 +17,7 @@ from twin.api.assets import AsOf
 from twin.api.errors import Invalid
 from twin.api.parameters import After, Key, Limit, cursor, example, instant, json_answer, page, parse_cursor
 from twin.api.view import ServiceView
-from twin.importing import ModelWords, name_of
+from twin.importing_models import ModelWords, name_of
 from twin.model import NotFound, Problem, Refused, iso
 from twin.store import assets as store
 from twin.store.assets import StoredVersion

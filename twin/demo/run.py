@@ -27,7 +27,7 @@ from twin import app
 from twin.demo import district
 from twin.demo.city import EVENTS, city_sensors
 from twin.demo.devices import flood_readings, flood_sensors, start_of
-from twin.importing import ModelWords, place
+from twin.importing_models import ModelWords, place
 from twin.model import SECOND, Refused, iso
 from twin.settings import Settings
 from twin.store.models import lock_model, save_model

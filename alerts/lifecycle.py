@@ -12,10 +12,9 @@ from dataclasses import replace
 from typing import Final
 
 from alerts.rules import Rule, RuleSet
+from alerts.words import message
 from twin.catalog import Catalog
 from twin.model import (
-    LEVELS,
-    MINUTE,
     Alert,
     AlertEvent,
     AlertState,
@@ -24,10 +23,8 @@ from twin.model import (
     Micros,
     Transition,
     alert_id,
-    iso,
 )
 
-LEVEL_ZH: Final = ("", "蓝色", "黄色", "橙色", "红色")
 JUDGEMENTS: Final = ("raised", "escalated", "deescalated", "cleared")
 
 _AFTER_CLEAR: Final = {
@@ -207,7 +204,7 @@ class Docket:
         state = alert.state
         if t.after > alert.level:
             state = AlertState.ACTIVE_UNACKNOWLEDGED  # a worse level asks for attention again
-        zh, en = _message(rule, self._catalog, t, alert.place or subject)
+        zh, en = message(rule, self._catalog, t, alert.place or subject)
         previous = alert.level
         alert = replace(
             alert, level=t.after, peak_level=max(alert.peak_level, t.after), state=state, value=_known(t.value),
@@ -221,7 +218,7 @@ class Docket:
         catalog = self._catalog
         sensor = catalog.sensors[t.sensor] if t.subject is None else None
         place = (sensor.asset or sensor.device) if sensor else subject
-        zh, en = _message(rule, catalog, t, place)
+        zh, en = message(rule, catalog, t, place)
         id_ = alert_id(rule.id, subject, t.observed_at)
         alert = Alert(
             id=id_, rule=rule.id, rule_version=self._version, sensor=sensor.id if sensor else None,
@@ -238,7 +235,7 @@ class Docket:
         return self._put(alert)
 
     def _clear(self, alert: Alert, rule: Rule, t: Transition, is_retroactive: bool) -> Alert:
-        zh, en = _message(rule, self._catalog, t, alert.place or subject_of(alert))
+        zh, en = message(rule, self._catalog, t, alert.place or subject_of(alert))
         alert = replace(
             alert, state=_AFTER_CLEAR[alert.state], cleared_at=t.observed_at, value=_known(t.value),
             peak_value=_worse(rule, alert.peak_value, t), message_zh=zh, message_en=en,
@@ -476,77 +473,3 @@ def _domain(catalog: Catalog, kind: str | None, subject: str) -> str:
         return catalog.kinds[kind].domain
     owner, _, rest = subject.partition("/")
     return rest if owner == "domain" else "device"
-
-
-def _number(value: float) -> str:
-    return f"{value:.6g}"
-
-
-def _message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[str, str]:
-    """What happened in one line, Chinese and English: level, what, where, and the value beside its limit."""
-    if t.subject is None:
-        sensor = catalog.sensors[t.sensor].id
-        where_zh, where_en = (place, place) if place in sensor else (f"{place}（{sensor}）", f"{place} ({sensor})")
-    else:
-        where_zh = where_en = t.subject
-    if rule.detector == "offline":
-        told_zh = f"超过 {_number(t.threshold)} 秒无数据" if t.after else "恢复上报"
-        told_en = f"silent for more than {_number(t.threshold)} s" if t.after else "reporting again"
-        if math.isnan(t.threshold):
-            told_zh, told_en = ("全部测点无数据", "all sensors silent") if t.after else (told_zh, told_en)
-    else:
-        told_zh, told_en = _values(rule, catalog, t)
-    if t.before > t.after > Level.NONE:
-        parts_zh = f"降为{LEVEL_ZH[t.after]} {rule.title.zh}：{where_zh}"
-        parts_en = f"eased to {LEVELS[t.after - 1].upper()} {rule.title.en}: {where_en}"
-        told_zh, told_en = told_zh.replace("限值", "已回到限值内"), told_en.replace("limit", "back inside")
-    elif t.after == Level.NONE:
-        parts_zh, parts_en = f"{rule.title.zh} 解除：{where_zh}", f"{rule.title.en} cleared: {where_en}"
-    else:
-        parts_zh = f"{LEVEL_ZH[t.after]}报警 {rule.title.zh}：{where_zh}"
-        parts_en = f"{LEVELS[t.after - 1].upper()} {rule.title.en}: {where_en}"
-    return f"{parts_zh} {told_zh}".strip(), f"{parts_en} {told_en}".strip()
-
-
-def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:
-    if math.isnan(t.value):
-        return "", ""
-    kind = catalog.kind(t.sensor)
-    if kind.unit == "bool":
-        return ("是", "yes") if t.value else ("否", "no")
-    value = f"{_number(t.value)} {kind.unit}".strip()
-    limit = f"{_number(t.threshold)} {kind.unit}".strip()
-    if rule.detector == "stuck":
-        hours = f"{_number(t.threshold / 3600)}"
-        return f"{hours} 小时未变化，{value}", f"unchanged for {hours} h at {value}"
-    if rule.detector == "rate":
-        window = _number(rule.window / MINUTE)
-        return f"{window} 分钟内变化 {value}（限值 {limit}）", f"changed by {value} in {window} min (limit {limit})"
-    if rule.detector == "anomaly":
-        return _evidence(t, value, limit)
-    return f"{value}（限值 {limit}）", f"{value} (limit {limit})"
-
-
-# By `Transition.note` of the anomaly detector: what the evidence is; the last one ends an alert.
-_EVIDENCE: Final = {
-    1: ("高于其长期水平", "above its long-run level"),
-    2: ("低于其长期水平", "below its long-run level"),
-    3: ("较上一读数突变", "a jump from the reading before"),
-    4: ("与该时段的常值不符", "unlike what is usual at this hour"),
-    5: ("连续多个读数偏离常值", "several readings together away from usual"),
-    6: ("波动消失", "it has gone quiet"),
-    7: ("持续已久，视为新常态", "lasting, now taken as normal"),
-}
-
-
-def _evidence(t: Transition, value: str, limit: str) -> tuple[str, str]:
-    """The words for a verdict without a limit that anybody set: value, expected edge, since when, evidence."""
-    since = iso(t.since)
-    zh, en = _EVIDENCE.get(t.note, ("已恢复常态", "back to what is usual"))
-    if not t.after or math.isnan(t.threshold):
-        return f"{value}（{zh}，自 {since}）", f"{value} ({en}, since {since})"
-    most_zh, most_en = ("不高于", "at most") if t.value >= t.threshold else ("不低于", "at least")
-    return (
-        f"{value}（预期{most_zh} {limit}；{zh}，自 {since}）",
-        f"{value} (expected {most_en} {limit}; {en}, since {since})",
-    )

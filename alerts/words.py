@@ -1,0 +1,86 @@
+"""What an alert says: one line, Chinese and English, from a detector's verdict."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from alerts.rules import Rule
+from twin.catalog import Catalog
+from twin.model import LEVELS, MINUTE, Level, Transition, iso
+
+LEVEL_ZH: Final = ("", "蓝色", "黄色", "橙色", "红色")
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[str, str]:
+    """What happened in one line, Chinese and English: level, what, where, and the value beside its limit."""
+    if t.subject is None:
+        sensor = catalog.sensors[t.sensor].id
+        where_zh, where_en = (place, place) if place in sensor else (f"{place}（{sensor}）", f"{place} ({sensor})")
+    else:
+        where_zh = where_en = t.subject
+    if rule.detector == "offline":
+        told_zh = f"超过 {_number(t.threshold)} 秒无数据" if t.after else "恢复上报"
+        told_en = f"silent for more than {_number(t.threshold)} s" if t.after else "reporting again"
+        if math.isnan(t.threshold):
+            told_zh, told_en = ("全部测点无数据", "all sensors silent") if t.after else (told_zh, told_en)
+    else:
+        told_zh, told_en = _values(rule, catalog, t)
+    if t.before > t.after > Level.NONE:
+        parts_zh = f"降为{LEVEL_ZH[t.after]} {rule.title.zh}：{where_zh}"
+        parts_en = f"eased to {LEVELS[t.after - 1].upper()} {rule.title.en}: {where_en}"
+        told_zh, told_en = told_zh.replace("限值", "已回到限值内"), told_en.replace("limit", "back inside")
+    elif t.after == Level.NONE:
+        parts_zh, parts_en = f"{rule.title.zh} 解除：{where_zh}", f"{rule.title.en} cleared: {where_en}"
+    else:
+        parts_zh = f"{LEVEL_ZH[t.after]}报警 {rule.title.zh}：{where_zh}"
+        parts_en = f"{LEVELS[t.after - 1].upper()} {rule.title.en}: {where_en}"
+    return f"{parts_zh} {told_zh}".strip(), f"{parts_en} {told_en}".strip()
+
+
+def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:
+    if math.isnan(t.value):
+        return "", ""
+    kind = catalog.kind(t.sensor)
+    if kind.unit == "bool":
+        return ("是", "yes") if t.value else ("否", "no")
+    value = f"{_number(t.value)} {kind.unit}".strip()
+    limit = f"{_number(t.threshold)} {kind.unit}".strip()
+    if rule.detector == "stuck":
+        hours = f"{_number(t.threshold / 3600)}"
+        return f"{hours} 小时未变化，{value}", f"unchanged for {hours} h at {value}"
+    if rule.detector == "rate":
+        window = _number(rule.window / MINUTE)
+        return f"{window} 分钟内变化 {value}（限值 {limit}）", f"changed by {value} in {window} min (limit {limit})"
+    if rule.detector == "anomaly":
+        return _evidence(t, value, limit)
+    return f"{value}（限值 {limit}）", f"{value} (limit {limit})"
+
+
+# By `Transition.note` of the anomaly detector: what the evidence is; the last one ends an alert.
+_EVIDENCE: Final = {
+    1: ("高于其长期水平", "above its long-run level"),
+    2: ("低于其长期水平", "below its long-run level"),
+    3: ("较上一读数突变", "a jump from the reading before"),
+    4: ("与该时段的常值不符", "unlike what is usual at this hour"),
+    5: ("连续多个读数偏离常值", "several readings together away from usual"),
+    6: ("波动消失", "it has gone quiet"),
+    7: ("持续已久，视为新常态", "lasting, now taken as normal"),
+}
+
+
+def _evidence(t: Transition, value: str, limit: str) -> tuple[str, str]:
+    """The words for a verdict without a limit that anybody set: value, expected edge, since when, evidence."""
+    since = iso(t.since)
+    zh, en = _EVIDENCE.get(t.note, ("已恢复常态", "back to what is usual"))
+    if not t.after or math.isnan(t.threshold):
+        return f"{value}（{zh}，自 {since}）", f"{value} ({en}, since {since})"
+    most_zh, most_en = ("不高于", "at most") if t.value >= t.threshold else ("不低于", "at least")
+    return (
+        f"{value}（预期{most_zh} {limit}；{zh}，自 {since}）",
+        f"{value} (expected {most_en} {limit}; {en}, since {since})",
+    )

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
-import numpy as np
 import orjson
 from fastapi import Header, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -229,8 +228,3 @@ def text_field(given: dict[str, Any], field: str, most: int = 200, *, required: 
 
 def number(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def indices(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
-    result: list[int] = np.flatnonzero(mask).tolist()
-    return result

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from typing import Annotated, Any, Final
 
+import numpy as np
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -22,7 +23,6 @@ from twin.api.parameters import (
     cursor,
     decoded,
     example,
-    indices,
     json_answer,
     json_object,
     number,
@@ -118,14 +118,15 @@ def matching(
     """Indices above `after` of the first `limit` sensors that fit."""
     catalog = service.catalog
     needle = q.casefold() if q else None
+    is_narrowed = device is not None or kinds or domains or tenant is not None or assets is not None or needle
     if device is not None:
         candidates = sorted(catalog.devices.get(device, {}).values())
     elif within is not None:
-        candidates = [after + 1 + place for place in indices(within[after + 1 :])]
+        candidates = (np.flatnonzero(within[after + 1 :]) + after + 1)[: None if is_narrowed else limit].tolist()
     else:
         candidates = list(range(after + 1, len(catalog)))
     found: list[int] = []
-    if not (device is not None or kinds or domains or tenant is not None or assets is not None or needle):
+    if not is_narrowed:
         return candidates[:limit]
     for index in candidates:
         if index <= after or (within is not None and not (index < len(within) and within[index])):

@@ -151,6 +151,26 @@ def readings(start: Micros = START, seed: int = 1) -> Recorded:
     )
 
 
+def sensors_csv() -> str:
+    """The sensor list as `cimtwin import` takes it."""
+    lines = ["device,property,kind,unit,tenant,asset,lon,lat,interval_s,min,max,tags"]
+    for s in sensors():
+        low, high = ("" if bound is None else f"{bound:g}" for bound in (s.min, s.max))
+        lines.append(
+            f"{s.device},{s.property},{s.kind},{s.unit},{s.tenant},{s.asset},{s.lon},{s.lat},{s.interval_s:g},"
+            f"{low},{high},{';'.join(s.tags)}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def readings_csv(recorded: Recorded) -> str:
+    """Readings as `cimtwin import`, `judge` and `publish` take them."""
+    names = [",".join(pair) for pair in recorded.sensors]
+    columns = recorded.sensor.tolist(), recorded.observed_at.tolist(), recorded.value.tolist()
+    lines = [f"{names[n]},{iso(at)},{value:g}" for n, at, value in zip(*columns, strict=True)]
+    return "\n".join(["device,property,observed_at,value", *lines]) + "\n"
+
+
 def main() -> None:
     options = argparse.ArgumentParser(prog="python -m twin.demo.storm", description=__doc__)
     options.add_argument("--start", default=iso(START), help=f"RFC 3339; default {iso(START)}")
@@ -158,21 +178,13 @@ def main() -> None:
     given = options.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     recorded = readings(parse_time(given.start))
-    lines = ["device,property,observed_at,value"]
-    for sensor, at, value in zip(
-        recorded.sensor.tolist(), recorded.observed_at.tolist(), recorded.value.tolist(), strict=True
+    for name, text in (
+        ("sensors.csv", sensors_csv()),
+        ("readings.csv", readings_csv(recorded)),
+        ("rules.toml", rules()),
     ):
-        lines.append(f"{','.join(recorded.sensors[sensor])},{iso(at)},{value:g}")
-    listed = ["device,property,kind,unit,tenant,asset,lon,lat,interval_s,min,max,tags"]
-    for s in sensors():
-        low, high = ("" if bound is None else f"{bound:g}" for bound in (s.min, s.max))
-        listed.append(
-            f"{s.device},{s.property},{s.kind},{s.unit},{s.tenant},{s.asset},{s.lon},{s.lat},{s.interval_s:g},"
-            f"{low},{high},{';'.join(s.tags)}"
-        )
-    for name, text in (("sensors.csv", listed), ("readings.csv", lines), ("rules.toml", [rules().rstrip()])):
         path = given.out / f"storm.{name}"
-        path.write_text("\n".join(text) + "\n", "utf-8", newline="\n")
+        path.write_text(text, "utf-8", newline="\n")
         print(path)
 
 

@@ -89,6 +89,7 @@ class Engine:
         self.rules = rules
         self.failures: dict[str, int] = {}
         self.gateways: list[str] = []
+        self._gateway_of: dict[str, int] = {}
         self._size = len(catalog)
         self._local: Indices | None = None  # the sensors of a fork, ascending; None = all
         self._prints = np.array([rule.fingerprint for rule in rules.rules], np.int64)
@@ -191,10 +192,14 @@ class Engine:
 
     def gateway(self, tenant: str) -> int:
         """The index of a tenant's gateway, for `heard`; lasting within this engine and those that take its state in."""
-        if tenant not in self.gateways:
+        if len(self._gateway_of) != len(self.gateways):  # a state was taken in
+            self._gateway_of = {name: number for number, name in enumerate(self.gateways)}
+        number = self._gateway_of.get(tenant)
+        if number is None:
+            number = self._gateway_of[tenant] = len(self.gateways)
             self.gateways.append(tenant)
             self.offline.grow()
-        return self.gateways.index(tenant)
+        return number
 
     def heard(
         self, sensor: NDArray[Any], received_at: Ints, gateway: NDArray[Any] | None = None

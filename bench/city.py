@@ -22,17 +22,25 @@ STEPS: Final = 86_400_000 // STEP_MS
 PACK: Final = 50
 SINGLE_BYTES: Final = 200
 
-# Of 20 sensors 12 are of water and drainage, 4 of gas, 3 in manholes, 1 on a bridge: kind, ordinary value, its swing.
-_PATTERN: Final = (
-    ("water.pressure", 0.30, 0.02), ("water.flow", 120, 10), ("gas.methane", 0.1, 0.05), ("drainage.level", 1.2, 0.2),
-    ("water.turbidity", 0.3, 0.2), ("drainage.ponding_depth", 2, 1), ("manhole.tilt", 3, 1), ("water.ph", 7.2, 0.2),
-    ("gas.pressure", 200, 2), ("water.chlorine", 0.4, 0.05), ("drainage.flow", 0.5, 0.05), ("manhole.open", 0, 0),
-    ("water.level", 3, 0.1), ("gas.methane", 0.1, 0.05), ("drainage.rainfall", 0.2, 0.2),
-    ("manhole.methane", 0.1, 0.05), ("gas.pressure", 200, 2), ("water.pressure", 0.30, 0.02),
-    ("drainage.ponding_depth", 2, 1), ("bridge", 0, 0),
-)  # fmt: skip
-_BRIDGE: Final = (
-    ("bridge.strain", 100, 20), ("bridge.deflection", 10, 2), ("bridge.crack", 0.1, 0.005), ("bridge.tilt", 0.1, 0.02),
+# Of 20 sensors 12 are of water and drainage, 4 of gas, 3 in manholes, 1 on a bridge: kind, ordinary value, its swing,
+# tag. Where a place has several, every twentieth sensor has the next one. All that the default pack looks at is here.
+_PATTERN: Final[tuple[tuple[tuple[str, float, float, str], ...], ...]] = (
+    (("water.pressure", 0.30, 0.02, ""), ("water.pressure", 0.35, 0.02, "six-floors")), (("water.flow", 120, 10, ""),),
+    (("gas.methane", 0.1, 0.05, ""),), (("drainage.level", 1.2, 0.2, ""),), (("water.turbidity", 0.3, 0.2, ""),),
+    (("drainage.ponding_depth", 2, 1, ""), ("drainage.ponding_depth", 2, 1, "underpass")),
+    (("manhole.tilt", 3, 1, ""), ("confined.h2s", 2, 1, ""), ("manhole.level", 0.1, 0.1, ""), ("confined.co", 5, 2, ""),
+     ("confined.oxygen", 20.7, 0.2, "")),
+    (("water.ph", 7.2, 0.2, ""),), (("gas.pressure", 200, 2, ""), ("gas.flow", 500, 20, "")),
+    (("water.chlorine", 0.4, 0.05, ""), ("water.chlorine", 0.6, 0.05, "plant")),
+    (("drainage.flow", 0.5, 0.05, ""), ("drainage.pump_running", 1, 0, "")), (("manhole.open", 0, 0, ""),),
+    (("water.level", 3, 0.1, ""), ("water.noise", 15, 3, "")),
+    (("gas.methane", 0.1, 0.05, ""), ("device.battery", 80, 5, "")), (("drainage.rainfall", 0, 0.1, ""),),
+    (("manhole.methane", 0.1, 0.05, ""),), (("gas.pressure", 200, 2, ""),), (("water.pressure", 0.30, 0.02, ""),),
+    (("drainage.ponding_depth", 2, 1, ""),),
+    (("bridge.strain", 100, 20, ""), ("bridge.deflection", 10, 2, ""), ("bridge.crack", 0.1, 0.005, ""),
+     ("bridge.tilt", 0.1, 0.02, ""), ("bridge.acceleration", 0.05, 0.02, ""), ("bridge.cable_force", 4000, 50, ""),
+     ("bridge.crack", 0.05, 0.005, "prestressed"), ("bridge.temperature", 25, 5, ""),
+     ("bridge.vehicle_weight", 20, 10, "")),
 )  # fmt: skip
 COVER: Final = 11  # the place of the covers in the pattern
 _WAVE: Final = 97  # values repeat after so many steps
@@ -49,19 +57,22 @@ class Stream:
 
 
 class City:
-    """`size` sensors, each a device of its own or, with `points`, so many on one logger."""
+    """`size` sensors, each a device of its own or, with `points`, so many on one logger; `only`: all of them of this
+    place in the pattern."""
 
-    def __init__(self, size: int, points: int = 1) -> None:
+    def __init__(self, size: int, points: int = 1, only: int | None = None) -> None:
         if size % points:
             raise ValueError(f"{size} sensors do not fill loggers of {points}")
         self.size = size
         self.points = points
-        specs = [_spec(n) for n in range(size)]
-        self.kinds = [kind for kind, _, _ in specs]
-        self.base = np.array([base for _, base, _ in specs], np.float64)
-        self.swing = np.array([swing for _, _, swing in specs], np.float64)
-        self.covers = [n for n in range(size) if n % len(_PATTERN) == COVER]
+        specs = [_spec(n if only is None else only) for n in range(size)]
+        self.kinds = [kind for kind, *_ in specs]
+        self.base = np.array([base for _, base, _, _ in specs], np.float64)
+        self.swing = np.array([swing for _, _, swing, _ in specs], np.float64)
+        self.tags = [tag for *_, tag in specs]
+        self.covers = [n for n in range(size) if (n % len(_PATTERN) if only is None else only) == COVER]
         self._opens_at: dict[int, int] = {}
+        self._closes_at: dict[int, int] = {}
 
     def name(self, n: int) -> tuple[str, str]:
         """Device and property of sensor `n`."""
@@ -77,16 +88,20 @@ class City:
             room = 10 * self.swing[n] + 1
             place = f"{117.2 + n % 1000 / 5000:.4f},{31.8 + n // 1000 % 1000 / 5000:.4f}"
             low, high = self.base[n] - room, self.base[n] + room
-            lines.append(f"{device},{prop},{self.kinds[n]},,,,{place},{interval_s},{low:g},{high:g},")
+            lines.append(f"{device},{prop},{self.kinds[n]},,,,{place},{interval_s},{low:g},{high:g},{self.tags[n]}")
         return "\n".join(lines) + "\n"
 
     def open_covers(self, when: dict[int, int]) -> None:
         """From the given reading number on these covers are open, which raises an alert each."""
         self._opens_at |= when
 
+    def close_covers(self, when: dict[int, int]) -> None:
+        """From the given reading number on these covers are closed again."""
+        self._closes_at |= when
+
     def value(self, i: int) -> float:
         n, step = i % self.size, i // self.size
-        if self._opens_at and i >= self._opens_at.get(n, i + 1):
+        if self._opens_at and self._opens_at.get(n, i + 1) <= i < self._closes_at.get(n, i + 1):
             return 1.0
         return round(float(self.base[n] + self.swing[n] * ((n * 31 + step * 17) % _WAVE) / _WAVE), 4)
 
@@ -142,11 +157,9 @@ class City:
         return write_stream(path, count, count * PACK, make)
 
 
-def _spec(n: int) -> tuple[str, float, float]:
-    kind, base, swing = _PATTERN[n % len(_PATTERN)]
-    if kind == "bridge":
-        return _BRIDGE[n // len(_PATTERN) % len(_BRIDGE)]
-    return kind, base, swing
+def _spec(n: int) -> tuple[str, float, float, str]:
+    places = _PATTERN[n % len(_PATTERN)]
+    return places[n // len(_PATTERN) % len(places)]
 
 
 def write_stream(path: Path, messages: int, readings: int, make: Callable[[int], tuple[str, bytes]]) -> Stream:

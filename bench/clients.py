@@ -2,7 +2,8 @@
 
 `python -m bench.clients HOST:PORT COUNT FILE.npz`: says `ready` when all have their snapshot. A line on stdin names
 the last event's number; when all have it (or after PATIENCE_S) it prints a line of JSON, and FILE.npz holds `times`,
-one row a client and one column an event (s of the wall clock, NaN: never came), and `sensors`, whose event each is.
+one row a client and one column an event (s of the wall clock, NaN: never came), `sensors`, whose event each is where
+it was raised (else ""), and `events`: transition and sensor of each.
 
 One thread over bare sockets and its own reader of frames: what comes is the same bytes for all clients, and is looked
 into once.
@@ -103,6 +104,7 @@ class Crowd:
         self.clients: dict[int, Client] = {}
         self.first = 0  # the number of the first event that anyone may miss
         self.sensors: dict[int, str] = {}
+        self.told: dict[int, str] = {}
         self.faults: list[str] = []
         self._known: dict[bytes, list[int]] = {}  # what came, to the events in it
         self._poll = select.epoll()
@@ -172,6 +174,7 @@ class Crowd:
                     events.append(int(found["seq"]))
                     is_raised = found["event"]["transition"] == "raised"
                     self.sensors[events[-1]] = found["event"]["sensor"] if is_raised else ""
+                    self.told[events[-1]] = f"{found['event']['transition']} {found['event'].get('sensor')}"
             elif opcode == PING:
                 client.socket.send(frame(PONG, payload))
             elif opcode == CLOSE:
@@ -189,7 +192,8 @@ class Crowd:
         for row, client in enumerate(self.clients.values()):
             came = client.times[-len(events) :] if events else []
             times[row, : len(came)] = came
-        np.savez(file, times=times, sensors=np.array([self.sensors[number] for number in events], str))
+        sensors = np.array([self.sensors[number] for number in events], str)
+        np.savez(file, times=times, sensors=sensors, events=np.array([self.told[number] for number in events], str))
         lost = int(np.isnan(times).sum())
         return {"lost": lost, "faults": len(self.faults), "fault": "; ".join(self.faults[:3]),
                 "cpu_s": time.process_time()}  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,13 @@ MqttOption = Annotated[
     str | None,
     typer.Option("--mqtt-url", help="MQTT 服务器地址,不写则用内置服务器 / broker; none: embedded"),
 ]
+
+
+class Scenario(StrEnum):
+    """What the demo shows."""
+
+    DISTRICT = "district"
+    STORM = "storm"
 
 
 class Usage(Exception):  # noqa: N818
@@ -122,6 +130,9 @@ def demo(
     ] = None,
     duration: Annotated[float | None, typer.Option(help="运行多少秒后结束 / end after so many seconds")] = None,
     speed: Annotated[float, typer.Option(min=0.1, max=3600, help="比记录快多少倍 / times faster than recorded")] = 60.0,
+    scenario: Annotated[
+        Scenario, typer.Option(help="storm: 一场雨中水泵跳闸 / rain, and a pump that trips")
+    ] = Scenario.DISTRICT,
 ) -> None:
     """演示城市:一天真实内涝与模拟设备 / the service with a demo city: a real flood day and simulated devices."""
     with plain_errors():
@@ -135,7 +146,7 @@ def demo(
         fresh_folder(settings.data_dir)
         log = settings.data_dir / "cimtwin.log"
         logs.configure(settings.log_level, settings.log_json, log)
-        run(settings, duration, speed)
+        run(settings, duration, speed, scenario.value)
 
 
 def refuse_unsafe(settings: Settings) -> None:

@@ -8,8 +8,10 @@ from typing import Final
 
 from bench.report import Figure
 from bench.rows import (
+    burst,
     city_models,
     clients,
+    healthy,
     imports,
     judging,
     latency,
@@ -20,6 +22,7 @@ from bench.rows import (
     sensors,
     starting,
     steady,
+    storm,
     throughput,
     tiles,
     waveforms,
@@ -47,8 +50,11 @@ ROWS: Final = (
     Row("import-csv", "the same from CSV", imports.plain_csv),
     Row("start", "starting with 100,000 sensors and a million alerts", starting.long_past),
     Row("judging", "judging alone, default pack, 100,000 sensors", judging.alone),
+    Row("healthy", "false alerts of the default pack in a healthy city", healthy.false_alerts),
     Row("latency", "publish to committed and to alert frame at 5,000 and 20,000 messages/s", latency.steady),
     Row("clients", "alerts to 1,000 and 5,000 WebSocket clients while messages come in", clients.many),
+    Row("burst", "10,000 alerts raised in one second, and cleared in another", burst.alerts),
+    Row("storm", "a storm in the demo district in which a pump trips: incidents, root", storm.incidents),
     Row("http", "questions over HTTP beside 50 million readings", questions.asked, is_long=True),
     Row("waveforms", "150 bridges x 50 channels x 50 Hz in blocks of 5 s: CPU of all", waveforms.bridges),
     Row("replay", "a replay of 24 h of 1,000 sensors: rate, seeks", replay.alone),

@@ -1,4 +1,4 @@
-"""Judging alone: the engine with the whole default pack, without broker and database."""
+"""Judging alone: the engine with the whole default pack, without broker and database, over every kind it looks at."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _pass(kinds: dict[str, Kind], size: int, batches: int) -> Judged:
     on the way and must raise one alert each."""
     rng = np.random.default_rng(1)
     city = City(size)
-    catalog = _catalog(kinds, city)
+    catalog = catalog_of(kinds, city)
     rules = parse_rules(default_text(), kinds)
     engine = Engine(rules, catalog)
     opening = np.array(city.covers[::50], np.int32)
@@ -113,7 +113,7 @@ def _batch(
     return Readings(sensor, at, at, value, np.zeros(BATCH, np.uint8))
 
 
-def _catalog(kinds: dict[str, Kind], city: City) -> Catalog:
+def catalog_of(kinds: dict[str, Kind], city: City) -> Catalog:
     catalog = Catalog(kinds)
     rows = []
     for n in range(city.size):
@@ -121,6 +121,9 @@ def _catalog(kinds: dict[str, Kind], city: City) -> Catalog:
         room = float(10 * city.swing[n] + 1)
         low, high = float(city.base[n]) - room, float(city.base[n]) + room
         kind = city.kinds[n]
-        rows.append((n, Sensor(device, prop, kind, kinds[kind].unit, interval_s=60.0, min=low, max=high)))
+        tags = (city.tags[n],) if city.tags[n] else ()
+        statistic = "rms" if kind == "bridge.acceleration" else None  # what is judged of waveforms
+        rows.append((n, Sensor(device, prop, kind, kinds[kind].unit, interval_s=60.0, min=low, max=high, tags=tags,
+                               statistic=statistic)))  # fmt: skip
     catalog.put(rows)
     return catalog

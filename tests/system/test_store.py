@@ -15,6 +15,8 @@ from twin.model import (
     HOUR,
     MINUTE,
     SECOND,
+    Alert,
+    AlertState,
     Counts,
     InvalidSensors,
     Outcome,
@@ -29,7 +31,7 @@ from twin.model import (
 from twin.store.backfill import AHEAD, import_readings
 from twin.store.catalog import refresh, upsert_sensors
 from twin.store.migrate import migrate, migrations
-from twin.store.rows import moment
+from twin.store.rows import MANY_ALERTS, moment
 from twin.store.upkeep import Upkeep
 from twin.store.waveforms import expanded
 from twin.store.writer import DatabaseInUse, Writer
@@ -149,6 +151,28 @@ def test_a_commit_whose_answer_was_lost_is_recognised_and_not_repeated(writer: W
     writer.connect()
     assert writer.commit(again).batch == 3
     assert writer.standing().counts.stored == 3
+
+
+def test_many_alerts_in_one_commit_stand_as_few_do_and_change_as_few_do(writer: Writer) -> None:
+    def alert(n: int, state: AlertState, cleared_at: int | None = None) -> Alert:
+        return Alert(
+            f"{n:040x}", "rule\t\\N", 1, f"d{n % 10}/level", n % 10, None, "default", "drainage", 3, 3, state, NOON,
+            NOON + n, 1.5, None, 1.0, cleared_at, ("shelved", 'a "b", {c}') if n % 2 else (), 117.2, None, "", "积水\n",
+            "ponding", "", "",
+        )  # fmt: skip
+
+    def put(alerts: list[Alert]) -> None:
+        writer.commit(Outcome(Readings.empty(), Counts(), alerts=alerts))
+
+    few, many = MANY_ALERTS // 2, 3 * MANY_ALERTS
+    raised = [alert(n, AlertState.ACTIVE_UNACKNOWLEDGED) for n in range(many)]
+    put(raised[:few])
+    put(raised)  # some of them once more
+    assert sorted(writer.open_alerts(), key=lambda a: a.id) == raised
+    cleared = [alert(n, AlertState.CLEARED_UNACKNOWLEDGED, NOON + HOUR) for n in range(many)]
+    put(cleared[few:])
+    put(cleared[:few])
+    assert sorted(writer.open_alerts(), key=lambda a: a.id) == cleared
 
 
 def _lose(writer: Writer) -> None:

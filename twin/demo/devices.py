@@ -3,7 +3,8 @@
 `python -m twin.demo.devices --speed 60`, the broker's address in CIMTWIN_MQTT_URL; it ends when its input does, and so
 with whoever started it. What is published follows the
 simulated time, which starts just before the first flood of the recorded day and runs `speed` times faster than the
-clock; readings recorded before that are published at once, as a device does that was offline.
+clock; readings recorded before that are published at once, as a device does that was offline. With `--scenario storm`
+it is the storm of `twin.demo.storm` instead.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import numpy as np
 from ingest.mqtt import Publisher
 from ingest.publisher import DeviceMessage, device_messages
 from ingest.recorded import Recorded, read_recorded
-from twin.demo.city import District
+from twin.demo import storm
+from twin.demo.city import DRAINAGE, District
 from twin.model import MINUTE, SECOND, Micros, Sensor
 from twin.sensors import parse_sensors_csv
 from twin.units import Kind
@@ -53,16 +55,20 @@ def _data(name: str) -> bytes:
     return resources.files("twin.demo").joinpath("data").joinpath(name).read_bytes()
 
 
-def run(url: str, speed: float, tenant: str) -> None:
+def run(url: str, speed: float, tenant: str, scenario: str = "district") -> None:
     """Publish until stopped, or until nobody holds the other end of the input."""
-    recorded = flood_readings()
-    start = start_of(recorded)
-    floods = list(device_messages(recorded, tenant))
-    district = District(start)
+    if scenario == "storm":
+        start, district = storm.START, None
+        messages = list(device_messages(storm.readings(start), DRAINAGE))
+    else:
+        recorded = flood_readings()
+        start = start_of(recorded)
+        messages = list(device_messages(recorded, tenant))
+        district = District(start)
     publisher = Publisher(url, f"cimtwin-demo-{os.getpid()}")
     publisher.connect()
     began = time.monotonic()
-    done_until, next_flood = start, 0
+    done_until, position = start, 0
     orphaned = threading.Event()
 
     def wait_for_the_end() -> None:
@@ -73,17 +79,17 @@ def run(url: str, speed: float, tenant: str) -> None:
     try:
         while not orphaned.wait(STEP_S):
             now = start + round((time.monotonic() - began) * speed * SECOND)
-            for _, topic, payload in district.messages(done_until, now):
+            for _, topic, payload in district.messages(done_until, now) if district is not None else ():
                 publisher.publish(topic, payload)
-            next_flood = _publish_until(publisher, floods, next_flood, now)
+            position = _publish_until(publisher, messages, position, now)
             done_until = now
     finally:
         publisher.close()
 
 
-def _publish_until(publisher: Publisher, floods: list[DeviceMessage], position: int, now: Micros) -> int:
-    while position < len(floods) and floods[position].observed_at <= now:
-        publisher.publish(floods[position].topic, floods[position].payload)
+def _publish_until(publisher: Publisher, messages: list[DeviceMessage], position: int, now: Micros) -> int:
+    while position < len(messages) and messages[position].observed_at <= now:
+        publisher.publish(messages[position].topic, messages[position].payload)
         position += 1
     return position
 
@@ -92,9 +98,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m twin.demo.devices", description=__doc__)
     parser.add_argument("--speed", type=float, default=60.0)
     parser.add_argument("--tenant", default="default")
+    parser.add_argument("--scenario", choices=("district", "storm"), default="district")
     options = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        run(os.environ["CIMTWIN_MQTT_URL"], options.speed, options.tenant)
+        run(os.environ["CIMTWIN_MQTT_URL"], options.speed, options.tenant, options.scenario)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 
 from models3d.readers import nothing
 from twin import app
-from twin.demo import district
+from twin.demo import district, storm
 from twin.demo.city import EVENTS, city_sensors
 from twin.demo.devices import flood_readings, flood_sensors, start_of
 from twin.importing_models import ModelWords, place
@@ -68,23 +68,27 @@ def fresh_folder(path: Path) -> None:
     (path / MARK).touch()
 
 
-def run(settings: Settings, duration_s: float | None, speed: float) -> None:
+def run(settings: Settings, duration_s: float | None, speed: float, scenario: str = "district") -> None:
     """Run the demo until Ctrl-C or for `duration_s` seconds."""
     stopping = threading.Event()
     parts: list[threading.Thread] = []
     devices: list[subprocess.Popen[bytes]] = []
 
     def begin(service: app.Service) -> None:
-        sensors = [*flood_sensors(service.kinds), *city_sensors()]
+        sensors = {sensor.id: sensor for sensor in (*flood_sensors(service.kinds), *city_sensors())}
+        if scenario == "storm":
+            sensors |= {sensor.id: sensor for sensor in storm.sensors()}
 
         def prepare() -> None:
             import_district(service.database_url, service.settings.default_tenant)
-            service.commands.put_sensors(sensors).result()
+            service.commands.put_sensors(list(sensors.values())).result()
+            if scenario == "storm":
+                service.commands.put_rules(storm.rules(), "demo").result()
             environ = {**os.environ, "CIMTWIN_MQTT_URL": service.mqtt_url}
-            command = [sys.executable, "-m", "twin.demo.devices", "--speed", str(speed)]
+            command = [sys.executable, "-m", "twin.demo.devices", "--speed", str(speed), "--scenario", scenario]
             # They end when this pipe does: also if this process is killed.
             devices.append(subprocess.Popen(command, env=environ, stdin=subprocess.PIPE))
-            _show(service, speed, stopping)
+            _show(service, speed, scenario, stopping)
 
         thread = threading.Thread(target=prepare, name="demo", daemon=True)
         parts.append(thread)
@@ -112,9 +116,15 @@ def import_district(dsn: str, tenant: str) -> None:
                 save_model(connection, placed, [], nothing)
 
 
-def _show(service: app.Service, speed: float, stopping: threading.Event) -> None:
+def _show(service: app.Service, speed: float, scenario: str, stopping: threading.Event) -> None:
     console = Console(highlight=False)
-    start = start_of(flood_readings())
+    if scenario == "storm":
+        start, happenings = storm.START, iter(storm.EVENTS)
+        about = f"模拟示范新区的一场雨与水泵跳闸,{speed:g} 倍速 / rain and a pump trip in a simulated district"
+    else:
+        start, happenings = start_of(flood_readings()), iter(EVENTS)
+        about = f"2023-12-18 纽约真实内涝(NYC Open Data, FloodNet)与模拟示范新区,{speed:g} 倍速 / a real flood day and"
+        about += " a simulated district"
     console.print(
         Text("cimtwin 演示城市 / demo city", style="bold"),
         f"  页面 page            {service.http_url}/",
@@ -123,14 +133,12 @@ def _show(service: app.Service, speed: float, stopping: threading.Event) -> None
         f"  统计 statistics     {service.http_url}/api/v1/stats",
         f"  实时推送 live       {service.http_url.replace('http', 'ws', 1)}/ws/v1/live",
         f"  MQTT               {service.mqtt_url.rpartition('@')[2].removeprefix('mqtt://')}",
-        f"  2023-12-18 纽约真实内涝(NYC Open Data, FloodNet)与模拟示范新区,{speed:g} 倍速 / a real flood day and a"
-        f" simulated district, {speed:g} times faster",
+        f"  {about}, {speed:g} times faster",
         "  按 Ctrl-C 结束 / Ctrl-C ends it",
         "",
         sep="\n",
     )
     began = time.monotonic()
-    happenings = iter(EVENTS)
     upcoming = next(happenings, None)
     next_line = began + STATUS_EVERY_S
     last, last_at, rate = 0, began, 0.0

@@ -36,10 +36,28 @@ _ALERT: Final = (
 _SENSOR_OF_A: Final = "(select s.device || '/' || s.property from sensors s where s.id = a.sensor_id)"
 _SENSOR_OF_E: Final = "(select s.device || '/' || s.property from sensors s where s.id = e.sensor_id)"
 ALERT_COLUMNS: Final = ", ".join(f"a.{name}" for name in _ALERT) + f", {_SENSOR_OF_A}"
-UPSERT_ALERT: Final = (
-    f"insert into alerts ({', '.join(_ALERT)}) values ({', '.join(['%s'] * len(_ALERT))})"
-    " on conflict (id) do update set " + ", ".join(f"{name} = excluded.{name}" for name in _ALERT if name != "id")
+_STANDS_NOW: Final = " on conflict (id) do update set " + ", ".join(
+    f"{name} = excluded.{name}" for name in _ALERT if name != "id"
 )
+UPSERT_ALERT: Final = (
+    f"insert into alerts ({', '.join(_ALERT)}) values ({', '.join(['%s'] * len(_ALERT))}){_STANDS_NOW}"
+)
+MANY_ALERTS: Final = 100  # from so many on they go by COPY and a table of the session, which costs a commit 1 ms
+
+
+def upsert_alerts(cursor: psycopg.Cursor[Any], alerts: list[Alert]) -> None:
+    """Make these alerts, each named once, what stands in the database."""
+    if len(alerts) < MANY_ALERTS:
+        cursor.executemany(UPSERT_ALERT, [alert_values(a) for a in alerts])
+        return
+    columns = ", ".join(_ALERT)
+    cursor.execute(
+        "create temporary table if not exists alerts_to_be (like alerts including defaults) on commit delete rows"
+    )
+    with cursor.copy(f"copy alerts_to_be ({columns}) from stdin".encode()) as copy:
+        for a in alerts:
+            copy.write_row(alert_values(a))
+    cursor.execute(f"insert into alerts ({columns}) select {columns} from alerts_to_be{_STANDS_NOW}".encode())
 
 
 def alert(row: Row) -> Alert:

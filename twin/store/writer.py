@@ -331,7 +331,7 @@ class Writer:
                 if outcome.waveforms:
                     _write_waveforms(cursor, outcome.waveforms, batch)
                 if outcome.alerts:
-                    cursor.executemany(rows.UPSERT_ALERT, [rows.alert_values(alert) for alert in outcome.alerts])
+                    rows.upsert_alerts(cursor, outcome.alerts)
                 if events:
                     with cursor.copy(rows.COPY_EVENTS) as copy:
                         for event in events:

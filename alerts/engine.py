@@ -36,8 +36,8 @@ _MAX_STATE: Final = 4 << 30  # bytes of a saved state unpacked
 @dataclass(frozen=True, slots=True)
 class Update:
     """What `Engine.apply` takes in: patches by family, or a change of who was heard. `score`: by reading observed, the
-    highest of the detectors that have one (NaN: none). `steps`: the transitions that composites follow, told or not; they
-    are for `compose`, whose own change is `composed`."""
+    highest of the detectors that have one (NaN: none). `steps`: the transitions that composites follow, told or not;
+    they are for `compose`, whose own change is `composed`."""
 
     patches: dict[str, list[Patch]]
     silence: Heard | Silence | None = None

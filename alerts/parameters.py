@@ -47,8 +47,9 @@ class Parameters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Takes:
-    """What a detector takes (under "NAME of": where a rule of it has the field `of`): its own fields, whether it has `side`, `strict` and `levels` (else one `level`, by default
-    `level`), `hold`, `clear` and `max_gap`, and how its fields are read."""
+    """What a detector takes: its own fields, whether it has `side`, `strict` and `levels` (else one `level`, by default
+    `level`), `hold`, `clear` and `max_gap`, and how its fields are read. Under "NAME of" stands what it takes where a
+    rule of it has the field `of`."""
 
     fields: frozenset[str]
     read: Callable[[Reader], Parameters]

@@ -1,4 +1,4 @@
-"""Rules over other rules: whatever the order, the batches and the restarts, the same as brute force over every minute."""
+"""Rules over other rules: whatever the order, the batches and the restarts, what each minute by itself says."""
 
 from __future__ import annotations
 

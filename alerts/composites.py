@@ -58,9 +58,9 @@ class Reach(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What is known of time at `now`: by sensor, when it was last heard and its newest event time."""
+    """What is known of time at `at`: by sensor, when it was last heard and its newest event time."""
 
-    now: Micros
+    at: Micros
     heard_at: Ints
     newest: Ints
 
@@ -256,7 +256,7 @@ class Composites:
             for place in self._places_of(key):
                 latest[place] = max(at, latest.get(place, NEVER))
         if until is not None or clock is not None:
-            most = until if until is not None else clock.now if clock is not None else NEVER
+            most = until if until is not None else clock.at if clock is not None else NEVER
             if self._bound <= most:
                 for place, at in self._pending.items():
                     if at <= most:
@@ -337,13 +337,13 @@ class Composites:
     def _frontier(self, place: Place, clock: Clock, spoken: dict[int, Micros]) -> Micros:
         """Up to when nothing more is expected: of a sensor that spoke within the patience, its event time; of one
         that did not, the clock less the patience. `spoken` keeps it by group of sensors."""
-        found = clock.now
+        found = clock.at
         for groups in place.spots:
             until = spoken.get(id(groups))
             if until is None:
                 sensors = np.array([sensor for group in groups for sensor in group], np.int64)
-                speaks = clock.heard_at[sensors] > clock.now - PATIENCE
-                until = int(np.where(speaks, clock.newest[sensors], clock.now - PATIENCE).min(initial=clock.now))
+                speaks = clock.heard_at[sensors] > clock.at - PATIENCE
+                until = int(np.where(speaks, clock.newest[sensors], clock.at - PATIENCE).min(initial=clock.at))
                 spoken[id(groups)] = until
             found = min(found, until)
         return found
@@ -680,7 +680,7 @@ class Composites:
             horizon = max(first - lateness, last - KEEP - lateness)
             for rule in place.plan.own_rules():
                 for sensor in place.own:
-                    steps = self.series.get((rule, sensor), ())
+                    steps = self.series.get((rule, sensor), [])
                     if len(steps) > MOST_STEPS:
                         self.cut += 1
                         horizon = max(horizon, steps[-MOST_STEPS][0])

@@ -612,7 +612,7 @@ class _RuleReader:
             self.wrong("role", 'must be "alert", or "condition" for a rule that is only there for composite rules')
         elif value == "condition" and form in (*FOLLOWING, "offline"):
             self.wrong("role", "composite rules cannot follow this one")
-        return value == "condition"
+        return bool(value == "condition")
 
     def level(self, default: Level) -> Level:
         value = self.table.get("level")

@@ -199,7 +199,7 @@ def test_changed_rules_keep_what_did_not_change_and_tell_nothing_of_before() -> 
     more.adopt(engine, newest)
     clock = Clock(T0 + HOUR, np.zeros(2, np.int64), newest)
     (finding,) = more.compose(clock=clock)[0]
-    assert [(more.rules.rules[t.rule].id, t.observed_at - T0) for t in finding.due] == [("d", 3 * MINUTE)]
+    assert [(more.rules.rules[t.rule].id, t.observed_at - T0) for t in finding.due] == [("d", 2 * MINUTE)]
     assert list(more.composites.open()) == [(3, "a", 2)]
     other = Engine(rules(text.replace("yellow = 2", "yellow = 2.5")), city)
     other.adopt(engine, newest)

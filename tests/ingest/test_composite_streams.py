@@ -8,15 +8,16 @@ import numpy as np
 import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_judgement import KINDS, START, Kept, standing, written
 
 from alerts.engine import EngineState
 from alerts.judge import judge
 from alerts.lifecycle import AlertBook
 from alerts.rules import RuleSet, parse_rules
 from ingest.judgement import Decision, Judgement, Snapshot
+from ingest.replay import Replay
+from tests.ingest.test_judgement import KINDS, START, Kept, standing, written
 from twin.catalog import Catalog
-from twin.model import HOUR, MINUTE, SECOND, AlertState, RawMessage, Readings, Sensor
+from twin.model import HOUR, MINUTE, SECOND, Alert, AlertEvent, AlertState, Indices, Ints, RawMessage, Readings, Sensor
 
 MEMBERS = """
 [[rule]]
@@ -247,7 +248,7 @@ streams = st.dictionaries(
 ).map(lambda found: [(s, m, v[1] if s in (2, 4) else v[0]) for (s, m), v in found.items()])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     streams, st.randoms(use_true_random=False), st.integers(1, 12), st.lists(st.integers(0, 9), max_size=12),
     st.booleans(),
@@ -276,3 +277,65 @@ def test_any_order_batching_ticks_and_restarts_come_to_what_each_minute_says(
     open_now = {(RULES.rules[r].id, subject, level) for r, subject, level in service.now.engine.composites.open()}
     assert {(a.rule, a.sensor or a.asset, a.level) for a in active} == open_now
     assert {e.rule for e in service.kept.events} <= {"high", *IDS}  # nobody is told of conditions
+
+
+class Tape:
+    """What a service left behind, as a replay reads it."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        everything = kept.history(np.arange(len(SENSORS), dtype=np.int32), np.full(len(SENSORS), -1))
+        self.all = everything.take(np.lexsort((everything.sensor, everything.observed_at)))
+
+    def rules(self) -> list[tuple[int, int, str]]:
+        return [(1, 0, RULES.text)]
+
+    def readings(self, sensors: Indices, starts: Ints, first: int, end: int) -> Readings:
+        since = np.full(len(SENSORS), 1 << 62)
+        since[sensors] = np.maximum(starts, first)
+        return self.all.take((self.all.observed_at >= since[self.all.sensor]) & (self.all.observed_at < end))
+
+    def read_ahead(self, *what: object) -> None:
+        """Nothing: all is here."""
+
+    def received_within(self, *what: object) -> tuple[int, int]:
+        return 0, 0
+
+    def last_observed_before(self, *what: object) -> int:
+        return 0
+
+    def events(self, start: int, end: int) -> list[AlertEvent]:
+        return [event for event in self.kept.events if start <= event.observed_at < end]
+
+    def alerts(self, ids: Sequence[str]) -> list[Alert]:
+        return [self.kept.alert_rows[id_] for id_ in ids]
+
+    def open_between(self, start: int, end: int) -> tuple[list[Alert], list[AlertEvent]]:
+        return list(self.kept.alert_rows.values()), self.events(0, end)
+
+
+MOMENTS = st.integers(0, 90).map(lambda minute: START + minute * MINUTE)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    streams, st.lists(MOMENTS, min_size=2, max_size=2), st.lists(MOMENTS, max_size=3), st.integers(1, 60),
+    st.sampled_from([None, [3, 4], [0, 1, 2, 4]]),
+)  # fmt: skip
+def test_a_replay_tells_of_composites_what_was_told_live(
+    stream: list[Reading], ends: list[int], seeks: list[int], pace: int, some: list[int] | None
+) -> None:
+    service = Service()
+    for n, reading in enumerate(stream):
+        service.take([reading], START + n * SECOND)
+    service.tick(1200)
+    start, end = min(ends), max(ends) + MINUTE
+    sensors = None if some is None else np.array(some, np.int32)
+    replay = Replay(Tape(service.kept), catalog(), lambda text: RULES, start, end, sensors=sensors)
+    replay.prepare()
+    for moment in [*seeks, start]:
+        replay.seek(moment)
+    while replay.time < end:
+        replay.advance(replay.time + pace * MINUTE // 2)
+    assert not replay.judgement.engine.failures
+    assert str(replay.digest) == str(replay.recorded_digest())

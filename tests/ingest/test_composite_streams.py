@@ -117,7 +117,8 @@ Told = tuple[str, str, str, int, int, float | None]
 
 
 def oracle(stream: Sequence[Reading]) -> list[tuple[str, str, int, int, float | None]]:
-    """`(rule, subject, minute, level, value)` of every change, from the definition: each minute on its own."""
+    """`(rule, subject, minute, level, value)` of every change, from the definition: each minute on its own. The level
+    of what cleared is negative."""
     ordered = sorted(stream)
     s, m, v = (np.array(column) for column in zip(*ordered, strict=True))
     at = (START + m * MINUTE).astype(np.int64)
@@ -147,7 +148,7 @@ def oracle(stream: Sequence[Reading]) -> list[tuple[str, str, int, int, float | 
             elif before:
                 now = levels(n) if holds[max(0, n - clear) : n + 1].any() else 0
             if now != before:
-                found.append((rule, subject, n, now, None if count is None else float(count[n])))
+                found.append((rule, subject, n, now or -before, None if count is None else float(count[n])))
             before = now
 
     rain_10, rain_9 = lasting(rain[4] > 0, 10), lasting(rain[4] > 0, 9)
@@ -232,7 +233,7 @@ class Service:
             (
                 (
                     e.rule, e.sensor or e.asset or "", (e.observed_at - START) // MINUTE,
-                    0 if e.transition == "cleared" else e.level, e.value,
+                    -e.level if e.transition == "cleared" else e.level, e.value,
                 )
                 for e in standing(self.kept.events)
                 if e.rule in IDS

@@ -14,18 +14,20 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alerts.composites import Change, Clock, Composites, Finding, Reach, Redone
+from alerts.composition import Composition
 from alerts.detectors import DETECTORS, FAMILIES
 from alerts.detectors.offline import Heard, OfflineWatches, Silence
 from alerts.detectors.rows import Batch, Columns, Family, Patch, Rows, Verdicts, spans
-from alerts.rules import Rule, RuleSet
+from alerts.rules import Rule, RuleSet, Where
 from twin.catalog import Catalog
-from twin.model import Alert, Bools, Floats, Indices, Ints, Micros, Readings, Transition
+from twin.model import DAY, Alert, Bools, Floats, Indices, Ints, Micros, Readings, Transition
 
 _log = logging.getLogger(__name__)
 _MAX_STATE: Final = 4 << 30  # bytes of a saved state unpacked
@@ -34,11 +36,14 @@ _MAX_STATE: Final = 4 << 30  # bytes of a saved state unpacked
 @dataclass(frozen=True, slots=True)
 class Update:
     """What `Engine.apply` takes in: patches by family, or a change of who was heard. `score`: by reading observed, the
-    highest of the detectors that have one (NaN: none)."""
+    highest of the detectors that have one (NaN: none). `steps`: the transitions that composites follow, told or not;
+    they are for `compose`, whose own change is `composed`."""
 
     patches: dict[str, list[Patch]]
     silence: Heard | Silence | None = None
     score: Floats | None = None
+    steps: Sequence[Transition] = ()
+    composed: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +57,13 @@ class EngineState:
 
     tables: dict[str, Columns]
     offline: Columns
+    composites: Columns = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Compact and without pickled objects; `from_bytes` reads it."""
         arrays = {f"{family}/{name}": column for family, table in self.tables.items() for name, column in table.items()}
         arrays |= {f"offline/{name}": column for name, column in self.offline.items()}
+        arrays |= {f"composites/{name}": column for name, column in self.composites.items()}
         buffer = io.BytesIO()
         savez: Callable[..., None] = np.savez  # its own signature does not know names from a mapping
         savez(buffer, **arrays)
@@ -75,17 +82,27 @@ class EngineState:
                     tables.setdefault(family, {})[name] = arrays[key]
         except (zlib.error, zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
             raise ValueError(f"not an engine state: {error}") from error
-        return cls({name: table for name, table in tables.items() if name != "offline"}, tables.get("offline", {}))
+        offline, composites = tables.pop("offline", {}), tables.pop("composites", {})
+        return cls(tables, offline, composites)
 
 
 class Engine:
     """All rules over all sensors (or, forked, over some).
 
     `failures` counts, by family, the batches in which judging raised an error; such a family keeps its state as it
-    was, and the others go on. `started_at`: silence is counted from here on at the earliest.
+    was, and the others go on. `started_at`: silence is counted from here on at the earliest. `reach`: the network that
+    composites follow. `only`: the sensors that there will be readings of (all, if None); composites are judged where
+    they need no others.
     """
 
-    def __init__(self, rules: RuleSet, catalog: Catalog, started_at: Micros = 0) -> None:
+    def __init__(
+        self,
+        rules: RuleSet,
+        catalog: Catalog,
+        started_at: Micros = 0,
+        reach: Reach | None = None,
+        only: Bools | None = None,
+    ) -> None:
         self.rules = rules
         self.failures: dict[str, int] = {}
         self.gateways: list[str] = []
@@ -97,8 +114,14 @@ class Engine:
         matches = _Matcher(catalog).all(rules.rules)
         families: dict[str, list[tuple[int, Indices]]] = {name: [] for name in FAMILIES}
         silent: list[tuple[int, Indices]] = []
+        sensors_of: dict[int, Indices] = {}
         for index, sensors in matches:
             rule = rules.rules[index]
+            if isinstance(rule.parameters, Composition):
+                if rule.kind or rule.sensors or rule.where != Where():
+                    sensors_of[index] = sensors
+                continue
+            sensors_of[index] = sensors
             if rule.detector == "offline":
                 silent.append((index, sensors if rule.after else sensors[catalog.interval_us[sensors] > 0]))
                 continue
@@ -112,6 +135,7 @@ class Engine:
             rows = _rows(families[name], self._size)
             self.families[name] = kind.build(rules.rules, rows, catalog.low, catalog.high)
         self.offline = self._offline(silent, catalog, started_at)
+        self.composites = Composites(rules, catalog, sensors_of, reach, only)
 
     def _offline(self, silent: list[tuple[int, Indices]], catalog: Catalog, started_at: Micros) -> OfflineWatches:
         rows = _rows(silent, self._size)
@@ -127,7 +151,8 @@ class Engine:
     # readings
 
     def observe(self, readings: Readings) -> tuple[list[Transition], Update]:
-        """Judge readings by event time. Transitions are ordered by (observed_at, sensor, rule)."""
+        """Judge readings by event time. Transitions are ordered by (observed_at, sensor, rule); those of conditions are
+        among the update's `steps` only."""
         sensor = self._own(readings.sensor)
         at, value = readings.observed_at, readings.value
         known = (sensor >= 0) & (sensor < self._size)
@@ -152,13 +177,33 @@ class Engine:
                 self.failures[name] = self.failures.get(name, 0) + 1
                 _log.exception("rules of family %s failed on a batch of %d readings", name, len(batch.sensor))
         told.sort(key=_order)
-        return told, Update(patches, score=score)
+        told, steps = self.composites.split(told) if told else (told, ())
+        return told, Update(patches, score=score, steps=steps)
+
+    def compose(
+        self,
+        steps: Sequence[Transition] = (),
+        redone: Redone | None = None,
+        *,
+        clock: Clock | None = None,
+        until: Micros | None = None,
+    ) -> tuple[list[Finding], Update]:
+        """Judge composites: by new steps of their members, those of members judged again, and time (as
+        `Composites.decide`)."""
+        try:
+            findings, change = self.composites.decide(steps, redone, clock=clock, until=until)
+        except Exception:  # noqa: BLE001 - as in observe
+            self.failures["composites"] = self.failures.get("composites", 0) + 1
+            _log.exception("composite rules failed on %d transitions", len(steps))
+            return [], Update({})
+        return findings, Update({}, composed=change)
 
     def apply(self, update: Update) -> None:
-        """Take in what `observe`, `heard`, `tick` or `merge` decided, before anything else is decided."""
+        """Take in what `observe`, `compose`, `heard`, `tick` or `merge` decided, before anything else is decided."""
         for name, patches in update.patches.items():
             self.families[name].apply(patches)
         self.offline.apply(update.silence)
+        self.composites.apply(update.composed)
 
     def _own(self, sensor: NDArray[Any]) -> Indices:
         """Catalogue indices to this engine's own; -1 for sensors it does not have."""
@@ -279,7 +324,7 @@ class Engine:
             table["sensor"] = self._lasting(family.rows.sensor[rows])
             tables[name] = table
         sensors = np.arange(self._size) if self._local is None else self._local.astype(np.int64)
-        return EngineState(tables, self.offline.save(sensors))
+        return EngineState(tables, self.offline.save(sensors), self.composites.save() if self._local is None else {})
 
     def restore(self, state: EngineState) -> None:
         """Take a state in. Watches that it does not know start at rest; those that do not exist any more are left
@@ -288,10 +333,16 @@ class Engine:
             self._take(name, table, None)
         if state.offline:
             self.offline.load(state.offline, self._rule_of)
+        self.composites.load(state.composites, self._rule_of)
 
-    def adopt(self, old: Engine) -> None:
-        """Carry on from `old`: equal rules keep their state, on every sensor that both have."""
+    def adopt(self, old: Engine, newest: Ints | None = None) -> None:
+        """Carry on from `old`: equal rules keep their state, on every sensor that both have. Composite rules that are
+        new count from the `newest` event times on, by sensor."""
         self.restore(old.snapshot())
+        newest = np.zeros(self._size, np.int64) if newest is None else newest
+        self.composites.align(*self.levels(), newest)
+        known = {old.rules.rules[index].fingerprint for index in old.composites.plans}
+        self.composites.begin(known, newest)
 
     def _take(self, name: str, table: Columns, picked: Ints | None) -> None:
         family = self.families.get(name)
@@ -310,15 +361,15 @@ class Engine:
 
     def settle(self, alerts: Iterable[Alert]) -> None:
         """Bring the open levels in line with the alerts that stand active: what was told is what counts. A watch that
-        is open without an alert goes back to rest, and tells again at its next reading; silence told after the state
-        was saved is taken up, so that it can clear."""
+        is open without an alert goes back to rest, and tells again at its next reading, unless it is a condition, which
+        has none; silence told after the state was saved is taken up, so that it can clear."""
         standing = list(alerts)
         told = {(a.rule, a.sensor_index) for a in standing}
         names = [rule.id for rule in self.rules.rules]
         for family in self.families.values():
             rows = np.flatnonzero(family.level())
             untold = [
-                (names[r], s) not in told
+                (names[r], s) not in told and not self.composites.conditions[r]
                 for r, s in zip(family.rows.rule[rows].tolist(), family.rows.sensor[rows].tolist(), strict=True)
             ]
             rows = rows[np.array(untold, bool)]
@@ -354,6 +405,9 @@ class Engine:
         """By sensor, the span of readings (µs) after which how its watches stand rests on what they showed since."""
         result = np.zeros(self._size, np.int64)
         by_rule = np.array([rule.memory for rule in self.rules.rules] or [0], np.int64)
+        for rule, reach in self.composites.reached_by().items():
+            # Nothing is on record of a condition: what says that it holds may be as old as a report of health.
+            by_rule[rule] += reach + (DAY if self.composites.conditions[rule] else 0)
         for family in self.families.values():
             np.maximum.at(result, family.rows.sensor, by_rule[family.rows.rule])
         return result
@@ -369,6 +423,7 @@ class Engine:
         state: sensor `sensors[i]` starts from `states[pick[i]]`, at rest where that is None or `pick[i]` is -1."""
         small = object.__new__(Engine)
         small.rules, small.failures, small.gateways = self.rules, self.failures, []
+        small.composites = self.composites  # which transitions they follow; their state stays here
         small._prints, small._rule_of = self._prints, self._rule_of
         chosen, first = np.unique(sensors, return_index=True)
         small._local = chosen.astype(np.int32)
@@ -458,7 +513,8 @@ class _Matcher:
             if words:
                 mask &= self._in(name, set(words))
         # A waveform's summaries share its kind, but a limit on the quantity is not one on its mean or frequency.
-        mask &= self._in("statistic", set(where.statistic) if where.statistic else {""})
+        if where.statistic or not isinstance(rule.parameters, Composition):
+            mask &= self._in("statistic", set(where.statistic) if where.statistic else {""})
         if where.tag:
             mask &= self._tagged(where.tag)
         if where.not_tag:

@@ -20,7 +20,7 @@ _AT_ONCE: Final = 500_000  # readings judged at once; bounds the scratch memory
 class Judged:
     """`readings` sorted by (sensor, observed_at), each such pair once; `level` (int8), the highest level of any rule
     open on the sensor after that reading; `score`, the highest of the detectors that have one (NaN: none);
-    `transitions` by (observed_at, sensor, rule)."""
+    `transitions` by (observed_at, sensor, rule); those on an asset or area have no part in `level`."""
 
     readings: Readings
     level: NDArray[np.int8]
@@ -30,7 +30,8 @@ class Judged:
 
 def judge(rules: RuleSet, catalog: Catalog, readings: Readings) -> Judged:
     """Judge readings given in any order; of two with equal sensor and time the first given counts. Missing and bad
-    ones are not judged, and are told with the level that is open. Rules on silence need a clock and say nothing."""
+    ones are not judged, and are told with the level that is open. Rules on silence need a clock and say nothing;
+    composites are judged as far as the readings' time goes."""
     order = np.lexsort((readings.observed_at, readings.sensor))  # stable: equal ones stay as they were given
     sensor, at = readings.sensor[order], readings.observed_at[order]
     first = np.ones(len(order), bool)
@@ -38,6 +39,7 @@ def judge(rules: RuleSet, catalog: Catalog, readings: Readings) -> Judged:
     kept = readings.take(order[first])
     engine = Engine(rules, catalog)
     told: list[Transition] = []
+    steps: list[Transition] = []
     judgeable = kept.judgeable()
     seen = kept.take(judgeable)
     found = np.full(len(seen), np.nan)
@@ -48,9 +50,12 @@ def judge(rules: RuleSet, catalog: Catalog, readings: Readings) -> Judged:
         if update.score is not None:
             found[part] = update.score
         told += transitions
+        steps += update.steps
+    until = int(kept.observed_at.max(initial=0))
+    told += [t for finding in engine.compose(steps, until=until)[0] for t in finding.due]
     if engine.failures:
         raise RuntimeError(f"judging failed for {', '.join(engine.failures)}; see the log")
-    told.sort(key=lambda t: (t.observed_at, t.sensor, t.rule))
+    told.sort(key=lambda t: (t.observed_at, t.sensor, t.rule, t.subject or ""))
     score = np.full(len(kept), np.nan)
     score[judgeable] = found
     return Judged(kept, _levels(kept, told), score, told)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from alerts.composition import Composition
 from alerts.rules import Rule, RuleSet
 from alerts.words import message
 from twin.catalog import Catalog
@@ -223,13 +224,14 @@ class Docket:
         alert = Alert(
             id=id_, rule=rule.id, rule_version=self._version, sensor=sensor.id if sensor else None,
             sensor_index=t.sensor if sensor else -1, asset=sensor.asset if sensor else subject,
-            tenant=sensor.tenant if sensor else _tenant(subject),
-            domain=_domain(catalog, sensor.kind if sensor else None, subject),
+            tenant=sensor.tenant if sensor else t.site.tenant if t.site else _tenant(subject),
+            domain=t.site.domain if t.site else _domain(catalog, sensor.kind if sensor else None, subject),
             level=t.after, peak_level=t.after, state=AlertState.ACTIVE_UNACKNOWLEDGED, since=t.since,
             raised_at=t.observed_at,
             value=_known(t.value), peak_value=_worse(rule, None, t), threshold=_known(t.threshold),
-            lon=sensor.lon if sensor else None, lat=sensor.lat if sensor else None, place=place, message_zh=zh,
-            message_en=en, instruction_zh=rule.instruction.zh, instruction_en=rule.instruction.en,
+            lon=sensor.lon if sensor else t.site.lon if t.site else None,
+            lat=sensor.lat if sensor else t.site.lat if t.site else None, place=place, message_zh=zh, message_en=en,
+            instruction_zh=rule.instruction.zh, instruction_en=rule.instruction.en,
         )  # fmt: skip
         self._tell(alert, "raised", Level.NONE, t, is_retroactive)
         return self._put(alert)
@@ -244,7 +246,9 @@ class Docket:
         return self._put(alert)
 
     def _tell(self, alert: Alert, transition: str, previous: int, t: Transition, is_retroactive: bool) -> None:
-        salt = str(self._now) if is_retroactive else ""
+        # What is told again after it was taken back must be another event. Of composites any of it may be.
+        is_composed = isinstance(self._rules.rules[t.rule].parameters, Composition)
+        salt = str(self._now) if is_retroactive or is_composed else ""
         self.events.append(
             self._event(
                 alert, transition, previous, t.observed_at, salt, value=_known(t.value),
@@ -311,12 +315,14 @@ class Docket:
         open_id = dict(base)
         for t in verdicts:
             rule = self._rules.rules[t.rule]
-            subject = self._catalog.sensors[t.sensor].id
+            subject = t.subject if t.subject is not None else self._catalog.sensors[t.sensor].id
             key = (rule.id, subject)
             if t.before == Level.NONE:
                 open_id[key] = alert_id(rule.id, subject, t.observed_at)
             same = told.get((open_id.get(key, ""), t.observed_at, _transition_word(t), t.after))
-            if same is not None and same.value == _known(t.value) and same.threshold == _known(t.threshold):
+            # An alert that clears from another level than was told clears by another event.
+            is_same = same is not None and (t.after > Level.NONE or same.level == t.before)
+            if same is not None and is_same and (same.value, same.threshold) == (_known(t.value), _known(t.threshold)):
                 kept.add(same.id)
                 # What still stands needs no telling, unless something before it changed; then the alert's course is
                 # followed below all the same.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from alerts.composition import read_composite, read_count
 from twin.model import Level, Micros
 
 
@@ -25,6 +26,10 @@ class Reader(Protocol):
     def number(self, name: str) -> float | None: ...
 
     def flag(self, name: str, default: bool) -> bool: ...
+
+    def as_duration(self, name: str, value: object) -> Micros:
+        """µs of a value that stands at `name`, 0 or more."""
+        ...
 
     def duration(self, name: str, *, required: bool = False, most: Micros = ...) -> Micros | None:
         """µs above 0; None where the field is not there."""
@@ -43,7 +48,8 @@ class Parameters(Protocol):
 @dataclass(frozen=True, slots=True)
 class Takes:
     """What a detector takes: its own fields, whether it has `side`, `strict` and `levels` (else one `level`, by default
-    `level`), `hold`, `clear` and `max_gap`, and how its fields are read."""
+    `level`), `hold`, `clear` and `max_gap`, and how its fields are read. Under "NAME of" stands what it takes where a
+    rule of it has the field `of`."""
 
     fields: frozenset[str]
     read: Callable[[Reader], Parameters]
@@ -52,4 +58,8 @@ class Takes:
     has_runs: bool = True
 
 
-PARAMETERS: Final[dict[str, Takes]] = {}
+PARAMETERS: Final[dict[str, Takes]] = {
+    "composite": Takes(frozenset({"all", "any", "not", "window", "on", "level_from", "level_up"}), read_composite),
+    # The form of `neighbours` that has `of`.
+    "neighbours of": Takes(frozenset({"of", "count", "within", "along", "window", "at_least"}), read_count),
+}

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from alerts.composition import Composition, unfit
 from alerts.parameters import PARAMETERS, Parameters
 from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, InvalidRules, Level, Micros, Problem
 
@@ -40,7 +41,7 @@ _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
 _UNIT_US: Final = {"ms": 1000, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY}
 
 _COMMON: Final = frozenset(
-    {"id", "title", "kind", "sensors", "where", "detector", "source", "mark", "instruction", "enabled"}
+    {"id", "title", "kind", "sensors", "where", "detector", "source", "mark", "instruction", "enabled", "role"}
 )
 _RUNS: Final = frozenset({"hold", "clear", "max_gap"})
 
@@ -65,6 +66,7 @@ _SIDES: Final[dict[str, tuple[str, ...]]] = {
 _DEFAULT_LEVEL: Final = {
     "range": Level.YELLOW, "stuck": Level.BLUE, "offline": Level.BLUE, "anomaly": Level.BLUE
 } | {name: takes.level for name, takes in PARAMETERS.items()}  # fmt: skip
+FOLLOWING: Final = ("composite", "neighbours of")  # they may look wherever the rules look that they follow
 _WHERE: Final = ("tag", "not_tag", "domain", "tenant", "asset", "device", "statistic", "kind")
 
 
@@ -105,9 +107,10 @@ class Margin:
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One rule, checked. `levels` and `hold` hold blue, yellow, orange, red in that order (NaN: no such level);
-    every duration is in µs. Fields that the rule's detector does not use keep their defaults. `fingerprint` is equal
-    for two rules if and only if they judge alike under the same id; title, instruction, source and mark do not
-    bear on it."""
+    every duration is in µs. Fields that the rule's detector does not use keep their defaults. `is_condition`: it raises
+    no alert, and is there for composite rules to follow. `fingerprint` is equal for two rules if and only if they judge
+    alike under the same id, and so do those that they follow; title, instruction, source and mark do not bear on
+    it."""
 
     id: str
     detector: str
@@ -133,6 +136,7 @@ class Rule:
     after_intervals: float = 0.0
     budget: float = 1.0
     parameters: Parameters | None = None
+    is_condition: bool = False
     source: str = ""
     marks: tuple[str, str, str, str] = ("",) * 4
     instruction: Words = Words("", "")
@@ -154,8 +158,10 @@ class Rule:
         limits = (self.side, self.strict, self.levels, self.level, self.min, self.max)
         runs = (self.hold, self.clear_margin, self.clear_hold, self.max_gap, self.window)
         others = (self.stuck_for, self.tolerance, self.excepted, self.after, self.after_intervals, self.enabled)
-        judged = (self.id, self.detector, selection, limits, runs, others)
+        judged: tuple[Any, ...] = (self.id, self.detector, selection, limits, runs, others)
         # Only where there is one, so that the states saved for other rules stay theirs.
+        if self.is_condition:
+            judged = (*judged, "condition")
         if self.parameters is not None:
             return (*judged, self.parameters)
         return (*judged, self.budget) if self.detector == "anomaly" else judged
@@ -333,9 +339,28 @@ def _parse(table: dict[str, Any], kinds: Collection[str], lines: list[int], requ
                 problems.append(Problem(place, "id", f"is the id of {seen[rule.id]} too"))
             seen.setdefault(rule.id, f"rule {number}" if not line else f"the rule at line {line}")
         rules.append(rule)
+    _connect(rules, {rule.id: rule for rule in rules}, problems)
     if problems:
         raise InvalidRules(problems)
     return tuple(rules)
+
+
+def _connect(rules: list[Rule], by_id: Mapping[str, Rule], problems: list[Problem]) -> None:
+    """Look whether there is what composite rules follow. One that follows a changed rule judges otherwise itself."""
+    for rule in rules:
+        if not isinstance(rule.parameters, Composition):
+            continue
+        place = (rule.id or "rule") + (f", line {rule.line}" if rule.line else "")
+        found = [Problem(place, name, text) for name, text in unfit(rule, by_id)]
+        problems += found
+        if not found:
+            _mark(rule, (*rule.judged(), *(by_id[name].fingerprint for name in rule.parameters.rules())))
+
+
+def _mark(rule: Rule, judged: tuple[Any, ...]) -> None:
+    digest = hashlib.blake2b(repr(judged).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    # The digest is of the finished rule, which is frozen: there is no other moment to set it.
+    object.__setattr__(rule, "fingerprint", int.from_bytes(digest, "big", signed=True))
 
 
 class _RuleReader:
@@ -356,20 +381,22 @@ class _RuleReader:
         if rule_id and not _ID.fullmatch(rule_id):
             self.wrong("id", "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -")
         detector = self.text("detector", required=True)
-        known = detector in FIELDS
+        form = f"{detector} of" if "of" in table and f"{detector} of" in FIELDS else detector
+        known = form in FIELDS
         if detector and not known:
-            self.wrong("detector", f"unknown detector {detector[:40]!r}; known are {', '.join(FIELDS)}")
-        allowed = FIELDS.get(detector, frozenset().union(*FIELDS.values()))
+            names = dict.fromkeys(name.removesuffix(" of") for name in FIELDS)
+            self.wrong("detector", f"unknown detector {detector[:40]!r}; known are {', '.join(names)}")
+        allowed = FIELDS.get(form, frozenset().union(*FIELDS.values()))
         for name in table:
             if name not in _COMMON and name not in allowed:
                 elsewhere = known and any(name in fields for fields in FIELDS.values())
                 self.wrong(name, f"is not a field of detector {detector}" if elsewhere else "unknown field")
-        kind, sensors, where = self.selection()
+        kind, sensors, where = self.selection(form in FOLLOWING)
         title = self.words("title", rule_id)
         has = allowed.__contains__ if known else (lambda name: False)
-        side = self.side(detector) if has("side") else "above"
+        side = self.side(form) if has("side") else "above"
         levels = self.levels(side, detector) if has("levels") else (NO_LEVEL,) * 4
-        single = _DEFAULT_LEVEL.get(detector, Level.YELLOW)
+        single = _DEFAULT_LEVEL.get(form, Level.YELLOW)
         if has("level"):
             single = self.level(single)
         low = self.number("min") if has("min") else None
@@ -381,7 +408,7 @@ class _RuleReader:
         margin, clear_hold = self.clear() if has("clear") else (Margin(), 0)
         self.check_margin(detector, side, levels, low, high, margin)
         after, after_intervals = self.after() if has("after") else (0, 0.0)
-        parameters = PARAMETERS[detector].read(self) if detector in PARAMETERS else None
+        parameters = PARAMETERS[form].read(self) if form in PARAMETERS else None
         window = self.duration("window", required=True, most=MAX_WINDOW) if detector == "rate" else None
         source, instruction = self.text("source"), self.words("instruction", "")
         marks = self.marks(present)
@@ -412,6 +439,7 @@ class _RuleReader:
             after_intervals=after_intervals,
             budget=self.budget() if has("budget") else 1.0,
             parameters=parameters,
+            is_condition=self.is_condition(form),
             source=source,
             marks=marks,
             instruction=instruction,
@@ -419,9 +447,7 @@ class _RuleReader:
             line=line,
             raw=table,
         )
-        digest = hashlib.blake2b(repr(rule.judged()).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        # The digest is of the finished rule, which is frozen: there is no other moment to set it.
-        object.__setattr__(rule, "fingerprint", int.from_bytes(digest, "big", signed=True))
+        _mark(rule, rule.judged())
         return rule
 
     # plain values
@@ -511,10 +537,10 @@ class _RuleReader:
 
     # parts of a rule
 
-    def selection(self) -> tuple[str | None, tuple[str, ...], Where]:
+    def selection(self, is_optional: bool) -> tuple[str | None, tuple[str, ...], Where]:
         table = self.table
         named = [name for name in ("kind", "sensors", "where") if name in table]
-        if not named:
+        if not named and not is_optional:
             self.wrong("kind", "is missing: a rule names its sensors by kind, where or sensors")
         if "sensors" in named and len(named) > 1:
             self.wrong("sensors", "cannot be combined with kind or where")
@@ -579,6 +605,14 @@ class _RuleReader:
             self.wrong("side", f"must be one of {', '.join(allowed)}{hint}")
             return "above"
         return value
+
+    def is_condition(self, form: str) -> bool:
+        value = self.table.get("role", "alert")
+        if value not in ("alert", "condition"):
+            self.wrong("role", 'must be "alert", or "condition" for a rule that is only there for composite rules')
+        elif value == "condition" and form in (*FOLLOWING, "offline"):
+            self.wrong("role", "composite rules cannot follow this one")
+        return bool(value == "condition")
 
     def level(self, default: Level) -> Level:
         value = self.table.get("level")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
-from alerts.rules import Rule
+from alerts.composition import Composition
+from alerts.rules import Rule, Words
 from twin.catalog import Catalog
-from twin.model import LEVELS, MINUTE, Level, Transition, iso
+from twin.model import LEVELS, MINUTE, Level, Micros, Transition, iso
 
 LEVEL_ZH: Final = ("", "蓝色", "黄色", "橙色", "红色")
 
@@ -28,6 +30,8 @@ def message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[st
         told_en = f"silent for more than {_number(t.threshold)} s" if t.after else "reporting again"
         if math.isnan(t.threshold):
             told_zh, told_en = ("全部测点无数据", "all sensors silent") if t.after else (told_zh, told_en)
+    elif isinstance(rule.parameters, Composition):
+        told_zh, told_en = _count(t)
     else:
         told_zh, told_en = _values(rule, catalog, t)
     if t.before > t.after > Level.NONE:
@@ -40,6 +44,30 @@ def message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[st
         parts_zh = f"{LEVEL_ZH[t.after]}报警 {rule.title.zh}：{where_zh}"
         parts_en = f"{LEVELS[t.after - 1].upper()} {rule.title.en}: {where_en}"
     return f"{parts_zh} {told_zh}".strip(), f"{parts_en} {told_en}".strip()
+
+
+def holding(
+    held: Sequence[tuple[Words, str, Micros]], others: int, absent: Sequence[Words]
+) -> tuple[str, str]:  # fmt: skip
+    """What a composite rests on: the rules that hold, on which sensor and since when; how many more there are; and the
+    rules that must not hold."""
+    zh = [f"{title.zh}（{sensor}，自 {iso(since)}）" for title, sensor, since in held]
+    en = [f"{title.en} ({sensor}, since {iso(since)})" for title, sensor, since in held]
+    if others > 0:
+        zh.append(f"另有 {others} 项")
+        en.append(f"{others} more")
+    zh += [f"无“{title.zh}”" for title in absent]
+    en += [f"no '{title.en}'" for title in absent]
+    return "；".join(zh), "; ".join(en)
+
+
+def _count(t: Transition) -> tuple[str, str]:
+    """A composite's evidence, with how many places there are where they are counted."""
+    zh, en = t.evidence
+    if math.isnan(t.value) or not t.after:
+        return zh, en
+    count, least = _number(t.value), _number(t.threshold)
+    return f"{count} 处同时（至少 {least} 处）：{zh}", f"at {count} places at once (at least {least}): {en}"
 
 
 def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:

@@ -13,8 +13,10 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from alerts.composites import Clock, Finding, Reach, Redone
+from alerts.composition import Composition
 from alerts.engine import Engine, EngineState, Update
-from alerts.lifecycle import AlertBook, Docket
+from alerts.lifecycle import AlertBook, Docket, subject_of
 from alerts.rules import RuleSet
 from ingest import codecs, quality
 from ingest.codecs.waveform import STATISTICS, summarise_all
@@ -54,6 +56,8 @@ class Archive(Protocol):
     def said(self, sensor: Indices, after: Ints) -> list[AlertEvent]: ...
 
     def alerts(self, ids: Sequence[str]) -> list[Alert]: ...
+
+    def course(self, ids: Sequence[str], rules: Sequence[str] = (), after: Micros = 0) -> list[AlertEvent]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,8 @@ class Judgement:
         default_tenant: str,
         max_bytes: int,
         started_at: Micros = 0,
+        reach: Reach | None = None,
+        only: Bools | None = None,
     ) -> None:
         self.catalog = catalog
         self.rules = rules
@@ -116,7 +122,8 @@ class Judgement:
         self._statistics_of: tuple[int, dict[int, list[int]]] = -1, {}
         self.state = SensorState.of(len(catalog))
         self.judged_at = np.zeros(len(catalog), np.int64)  # newest event time that came by the pipeline, not an import
-        self.engine = Engine(rules, catalog, started_at)
+        self._reach, self._only = reach, only
+        self.engine = Engine(rules, catalog, started_at, reach, only)
         self.book = AlertBook()
         self.snapshots: list[Snapshot] = []  # oldest first
         self.outdated: set[int] = set()  # batches whose snapshots changed since they were written
@@ -129,8 +136,8 @@ class Judgement:
         self._grow(len(self.catalog))
         if rules is not None and version is not None:
             self.rules, self.rules_version = rules, version
-        engine = Engine(self.rules, self.catalog, self.started_at)
-        engine.adopt(self.engine)
+        engine = Engine(self.rules, self.catalog, self.started_at, self._reach, self._only)
+        engine.adopt(self.engine, self.judged_at)
         self.engine = engine
 
     def orphans(self, before: RuleSet | None = None) -> list[Alert]:
@@ -138,13 +145,18 @@ class Judgement:
         no longer looks at their sensor."""
         rule, sensor, _ = self.engine.levels()
         watched = set(zip(rule.tolist(), sensor.tolist(), strict=True))
+        composed = {(rule, subject) for rule, subject, _ in self.engine.composites.open()}
         found = []
         for alert in list(self.book.open.values()):
             current = self.rules.by_id.get(alert.rule)
             earlier = before.by_id.get(alert.rule) if before is not None else current
             is_gone = current is None or (earlier is not None and earlier.fingerprint != current.fingerprint)
             if not is_gone and current is not None and alert.state.is_active and current.detector != "offline":
-                is_gone = (self.rules.index(alert.rule), alert.sensor_index) not in watched
+                index = self.rules.index(alert.rule)
+                if isinstance(current.parameters, Composition):
+                    is_gone = (index, subject_of(alert)) not in composed
+                else:
+                    is_gone = (index, alert.sensor_index) not in watched
             if is_gone:
                 found.append(alert)
         return found
@@ -353,13 +365,37 @@ class Judgement:
         decision.updates.append(update)
         for transition in verdicts:
             docket.judge(transition)
+        steps, redone = update.steps, None
         if len(redo):
             stored = readings.take((is_new | is_late) & np.isin(readings.sensor, redo))
             late_from = self._first_late(redo, readings.take(is_late & judgeable))
-            update, after = self._judge_again(redo, late_from, stored, docket, archive)
+            update, after, again = self._judge_again(redo, late_from, stored, docket, archive)
             decision.updates.append(update)
+            redone = Redone(self.engine.composites.followed(redo, after), again)
             # What lies before the point that was started from is not judged, and changes no snapshot.
             decision.judged_again = redo, np.maximum(late_from, after + 1)
+        if steps or redone is not None:
+            findings, update = self.engine.compose(steps, redone)
+            decision.updates.append(update)
+            self._find(docket, findings, archive)
+
+    def _find(self, docket: Docket, findings: Sequence[Finding], archive: Archive | None) -> None:
+        """Tell what composites came to: what is new after the rest, and what is to be told anew after what was told is
+        taken back."""
+        plain = [(t, f.until) for f in findings if not f.is_revision for t in f.due]
+        for transition, until in sorted(plain, key=lambda p: (p[0].observed_at, p[0].sensor, p[0].subject or "")):
+            docket.judge(transition, is_retroactive=transition.observed_at <= until)
+        revised = [f for f in findings if f.is_revision]
+        if not revised or archive is None:
+            return
+        ids = sorted({id_ for finding in revised for id_ in finding.alerts})
+        said: dict[str, list[AlertEvent]] = {}
+        for event in archive.course(ids):
+            said.setdefault(event.alert_id, []).append(event)
+        docket.load(archive.alerts([id_ for id_ in ids if id_ not in self.book.open]))
+        for finding in revised:
+            own = [event for id_ in finding.alerts for event in said.get(id_, []) if event.observed_at >= finding.base]
+            docket.rejudge(finding.standing, own, finding.due, {finding.sensor: finding.until})
 
     def verdicts(self, readings: Readings) -> tuple[list[Transition], Update]:
         """What judgeable readings, newer than all their sensors showed, come to, and the engine's change."""
@@ -384,9 +420,9 @@ class Judgement:
 
     def _judge_again(
         self, redo: Indices, late_from: Ints, stored: Readings, docket: Docket, archive: Archive
-    ) -> tuple[Update, Ints]:  # fmt: skip
+    ) -> tuple[Update, Ints, Sequence[Transition]]:  # fmt: skip
         """Judge sensors again from the newest snapshot before `late_from`, over all that is now known of them; the
-        change of state, and by sensor the time from which on they were judged."""
+        change of state, by sensor the time after which they were judged, and what composites follow of it."""
         pick, after = self._bases(redo, late_from)
         small = self.engine.fork(redo, [snapshot.engine for snapshot in self.snapshots], pick)
         known = Readings.join([archive.history(redo, after), stored])
@@ -403,7 +439,7 @@ class Judgement:
                 base.setdefault(key, alert.id)
         newest = {int(index): int(self.state.observed_at[index]) for index in redo}
         docket.rejudge(base, said, transitions, newest)
-        return self.engine.merge(small), after
+        return self.engine.merge(small), after, update.steps
 
     def _bases(self, redo: Indices, late_from: Ints) -> tuple[Ints, Ints]:
         """By sensor, which snapshot to start from (-1: at rest, from the beginning) and its newest event time there.
@@ -421,7 +457,7 @@ class Judgement:
 
     def _is_by_readings(self, rule: str) -> bool:
         known = self.rules.by_id.get(rule)
-        return known is not None and known.detector != "offline"
+        return known is not None and known.detector != "offline" and not isinstance(known.parameters, Composition)
 
     # Silence
 
@@ -442,13 +478,17 @@ class Judgement:
             docket.judge(transition)
 
     def tick(self, now: Micros, is_deaf: bool) -> Decision:
-        """What the passing of time comes to: silences."""
+        """What the passing of time comes to: silences, and composites whose holds and windows end."""
         transitions, update = self.engine.tick(now, is_deaf)
         docket = self.docket(now)
         for transition in transitions:
             docket.judge(transition)
+        # While we do not hear, a silent sensor may have much to say yet.
+        clock = None if is_deaf else Clock(now, self.state.heard_at, self.judged_at)
+        findings, composed = self.engine.compose(clock=clock)
+        self._find(docket, findings, None)
         decision = self.decision_of(docket)
-        decision.updates.append(update)
+        decision.updates += [update, composed]
         return decision
 
     # Commands
@@ -464,6 +504,7 @@ class Judgement:
     # Starting again
 
     def snapshot(self, batch: int, now: Micros) -> Snapshot:
+        self.engine.composites.prune(self.judged_at, self.lateness)
         return Snapshot(batch, now, self.judged_at.copy(), self.engine.snapshot())
 
     def _grow(self, size: int) -> None:
@@ -513,7 +554,14 @@ class Judgement:
             _, update = small.observe(known)
             small.apply(update)
             self.engine.apply(self.engine.merge(small))
+            again = Redone(self.engine.composites.followed(redo, after), update.steps)
+            self.engine.apply(self.engine.compose((), again)[1])
         self.engine.settle(alert for alert in self.book.open.values() if alert.state.is_active)
+        composites = self.engine.composites
+        composites.align(*self.engine.levels(), self.judged_at)
+        rules, since = composites.needs()
+        if rules:
+            composites.settle(archive.course([], rules, since))
 
 
 def _announced(blocks: list[WaveformBlock]) -> Readings:

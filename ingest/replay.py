@@ -19,6 +19,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from alerts.composites import Reach
+from alerts.composition import Composition
 from alerts.engine import EngineState
 from alerts.lifecycle import AlertBook, Digest, Docket, as_of, subject_of, surviving
 from alerts.rules import Rule, RuleSet
@@ -134,6 +136,7 @@ class Replay:
         *,
         sensors: Indices | None = None,
         given: RuleSet | None = None,
+        reach: Reach | None = None,
     ) -> None:
         self.tape = tape
         self.catalog = catalog
@@ -143,6 +146,7 @@ class Replay:
         self._inside = np.zeros(len(catalog), bool)
         self._inside[self.sensors] = True
         self.given = given
+        self._reach = reach
         self.time = start
         self.told = 0
         self.digest = Digest()
@@ -206,7 +210,10 @@ class Replay:
         return [_Chapter(start, self._parse_rules(text), version) for start, version, _, text in begun]
 
     def _judgement(self, chapter: _Chapter) -> Judgement:
-        return Judgement(self.catalog, chapter.rules, chapter.version, lateness=DAY, default_tenant="", max_bytes=0)
+        return Judgement(
+            self.catalog, chapter.rules, chapter.version, lateness=DAY, default_tenant="", max_bytes=0,
+            reach=self._reach, only=None if self.has_all else self._inside,
+        )  # fmt: skip
 
     def _lead_starts(self) -> Ints:
         """By sensor, from when on its readings are played before `start`: a quarter more than its rules remember, and
@@ -222,10 +229,10 @@ class Replay:
             found[event.alert_id].append(event)
         return found
 
-    def _belongs(self, rule: str, version: int, sensor: int) -> bool:
-        """Whether what is recorded of a rule, as it was in `version`, bears on this replay: it is on one of its
+    def _belongs(self, about: Alert | AlertEvent) -> bool:
+        """Whether what is recorded of a rule, as it was in a version, bears on this replay: it is on one of its
         sensors, or on none in a replay of all, and other rules than the recorded ones judge alike."""
-        return self._is_inside(sensor) and (self.given is None or self._is_alike(rule, version))
+        return self._is_ours(about) and (self.given is None or self._is_alike(about.rule, about.rule_version))
 
     def _is_alike(self, rule: str, version: int) -> bool:
         """Whether a rule judged in `version` as it does now."""
@@ -245,6 +252,13 @@ class Replay:
                 self._rule_sets[version] = self._parse_rules(text).by_id
         return self._rule_sets.setdefault(version, {}).get(rule)
 
+    def _is_ours(self, about: Alert | AlertEvent) -> bool:
+        """Whether it is judged from this replay's sensors alone."""
+        rule = self.judgement.rules.by_id.get(about.rule)
+        if self.has_all or rule is None or not isinstance(rule.parameters, Composition):
+            return self._is_inside(about.sensor_index)
+        return self.judgement.engine.composites.has(rule.id, about.sensor or about.asset or "")
+
     def _is_inside(self, sensor: int) -> bool:
         return self.has_all or (0 <= sensor < len(self._inside) and bool(self._inside[sensor]))
 
@@ -253,11 +267,8 @@ class Replay:
         self._recorded = [
             event
             for event in surviving(self.tape.events(lead, self.end))
-            if (event.transition in OPERATORS and self._is_inside(event.sensor_index))
-            or (
-                self._is_silence(event.rule, event.rule_version)
-                and self._belongs(event.rule, event.rule_version, event.sensor_index)
-            )
+            if (event.transition in OPERATORS and self._is_ours(event))
+            or (self._is_silence(event.rule, event.rule_version) and self._belongs(event))
         ]
         self._recorded.sort(key=lambda e: (e.observed_at, e.seq))
         self._recorded_at = [event.observed_at for event in self._recorded]
@@ -266,12 +277,15 @@ class Replay:
         self._next_recorded = 0
 
     def _ours(self, alerts: Iterable[Alert | None]) -> list[Alert]:
-        return [a for a in alerts if a is not None and self._belongs(a.rule, a.rule_version, a.sensor_index)]
+        return [a for a in alerts if a is not None and self._belongs(a)]
 
     def _stand(self, alerts: list[Alert]) -> None:
         self.judgement.book = AlertBook(alert for alert in alerts if alert.state is not AlertState.CLEARED)
         self._release(alerts)
-        self.judgement.engine.open(alert for alert in self.judgement.book.active.values() if alert.sensor_index >= 0)
+        engine, standing = self.judgement.engine, self.judgement.book.active.values()
+        engine.open(alert for alert in standing if alert.sensor_index >= 0)
+        engine.composites.align(*engine.levels(), np.full(len(self.catalog), self.time - 1))
+        engine.composites.stand(standing, self.time)
 
     def _release(self, alerts: Iterable[Alert]) -> None:
         """What an earlier version of a rule raised is not how it stands now: it stays open until it was closed with
@@ -336,9 +350,13 @@ class Replay:
         judgement = self.judgement
         docket = judgement.docket(0)
         verdicts, update = judgement.verdicts(readings.take(readings.judgeable()))
+        findings, composed = judgement.engine.compose(update.steps, until=until - 1)
+        # In the order of event times nothing is told that the rest changes.
+        verdicts += [t for finding in findings if not finding.is_revision for t in finding.due]
+        verdicts.sort(key=lambda t: (t.observed_at, t.sensor, t.rule, t.subject or ""))
         self._tell(docket, verdicts, until)
         outcome = Outcome(readings, Counts(), alerts=docket.alerts)
-        judgement.apply(Decision(outcome, updates=[update]))
+        judgement.apply(Decision(outcome, updates=[update, composed]))
         self._release(docket.alerts)
         for event in docket.events:
             event = replace(event, at=event.observed_at, seq=self.digest.count + 1)
@@ -418,6 +436,7 @@ class Replay:
 
     def _mark(self) -> None:
         judgement = self.judgement
+        judgement.engine.composites.prune(judgement.judged_at, 0)
         mark = _Mark(
             self.time, judgement.engine.snapshot(), judgement.state.copy(), judgement.book.open.copy(),
             judgement.book.active.copy(), self.digest.copy(), self.told, self._next_recorded, self._chapter,
@@ -459,6 +478,6 @@ class Replay:
         """What was told live of the same sensors and range, after corrections."""
         digest = Digest()
         for event in surviving(self.tape.events(self.start, self.end)):
-            if self._is_inside(event.sensor_index):
+            if self._is_ours(event):
                 digest.add(event)
         return digest

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import typer
 
+from alerts.composition import Composition, Group, Member
 from alerts.packs import default_text
 from alerts.rules import FIELDS, Rule, parse_rules
 from ingest import codecs
@@ -106,7 +107,7 @@ def test_every_rule_shown_parses(block: Block) -> None:
 def test_every_detector_and_field_is_explained_with_an_example() -> None:
     for page in ("docs/write-a-rule.md", "docs/zh/write-a-rule.md"):
         shown = [rule for b in blocks(page) if b.language == "toml" for rule in parse_rules(b.text, KINDS).rules]
-        assert {rule.detector for rule in shown} == set(FIELDS)
+        assert {rule.detector for rule in shown} == {name.removesuffix(" of") for name in FIELDS}
         text = text_of(page)
         for field in set().union(*FIELDS.values()) | {"instruction", "enabled", "source", "mark", "where", "sensors"}:
             assert re.search(rf"`{field}\b", text), f"{page} does not explain {field}"
@@ -135,6 +136,10 @@ def duration(span: Micros) -> str:
 
 def limits(rule: Rule) -> str:
     """What makes the rule speak, in signs."""
+    if isinstance(rule.parameters, Composition):
+        held = f" ({duration(max(rule.hold))})" if max(rule.hold) else ""
+        up = rule.parameters.level_up
+        return f"{rule.level.word}{f' or {up} above' if up else ''}: {expression(rule.parameters)}{held}"
     if rule.detector == "offline":
         return f"offline > {rule.after_intervals:g} × interval" if rule.after_intervals else duration(rule.after)
     if rule.detector == "stuck":
@@ -152,6 +157,22 @@ def limits(rule: Rule) -> str:
             parts.append(f"{name} {sign} {limit:g}" + (f" ({duration(hold)})" if hold else ""))
     prefix = f"change within {duration(rule.window)}: " if rule.detector == "rate" else ""
     return prefix + ", ".join(parts)
+
+
+def expression(composition: Composition) -> str:
+    """What a composite asks for, in words."""
+
+    def said(part: Member | Group) -> str:
+        if isinstance(part, Group):
+            sign = " or " if part.op == "any" else ", "
+            return ("not " if part.op == "none" else "") + sign.join(said(p) for p in part.parts)
+        level = f" {part.at_least.word}+" if part.at_least > 1 else ""
+        many = f" at {part.need}" if part.need > 1 else ""
+        far = f" within {part.scope.within_m:g} m" if part.scope.within_m else ""
+        window = f" in {duration(part.window)}" if part.window else ""
+        return f"`{part.rule}`{level}{many}{far}{window}"
+
+    return said(composition.counted or composition.holds)
 
 
 def selection(rule: Rule) -> str:
@@ -178,6 +199,8 @@ def pack_table(is_chinese: bool) -> str:
     rows = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for rule in parse_rules(default_text(), KINDS, require_source=True).rules:
         title = rule.title.zh if is_chinese else rule.title.en
+        if rule.is_condition:
+            title += "（条件）" if is_chinese else " (condition)"
         cells = (f"`{rule.id}`", title, selection(rule), limits(rule), marks(rule), rule.source)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows) + "\n"

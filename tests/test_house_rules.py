@@ -36,7 +36,8 @@ PURE = (
     "models3d", "twin.city", "twin.network", "twin.placing",
     "twin.model", "twin.units", "twin.catalog", "twin.state", "twin.sensors", "ingest.codecs", "ingest.quality",
     "ingest.arrow", "ingest.judgement",
-    "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.parameters", "alerts.rules",
+    "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation",
+    "alerts.composites", "alerts.composition", "alerts.parameters", "alerts.rules",
     "alerts.engine", "alerts.detectors", "alerts.lifecycle", "alerts.words",
     "alerts.judge",
 )  # fmt: skip

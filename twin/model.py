@@ -278,13 +278,23 @@ class WaveformBlock:
     quality: int = 0
 
 
+class Site(NamedTuple):
+    """Whose and where something is that is no sensor: tenant, domain, and its place on the map, if it has one."""
+
+    tenant: str
+    domain: str
+    lon: float | None = None
+    lat: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Transition:
     """A detector's verdict that changed: rule `rule` (its place in the rule set) on `sensor` went from level `before`
     to `after` at the reading observed at `observed_at`. `since` is the start of the run that led to it, `peak` the
     extreme value of the alert so far (NaN: none). Where `subject` is set the alert is on that asset-like group
     (`tenant/gateway`, `domain/gas`) and `sensor` is -1. `note` numbers the evidence, for detectors that have several
-    kinds of it (0: none to tell)."""
+    kinds of it (0: none to tell). Of a composite, `site` is its subject's, and `evidence` says in words
+    (zh, en) what it rests on."""
 
     rule: int
     sensor: int
@@ -297,6 +307,8 @@ class Transition:
     peak: float = math.nan
     subject: str | None = None
     note: int = 0
+    site: Site | None = None
+    evidence: tuple[str, str] = ("", "")
 
 
 class AlertState(StrEnum):

@@ -95,6 +95,11 @@ class Kept:
         found = [e for e in judged if e.observed_at > since.get(e.sensor_index, 1 << 62)]
         return sorted(found, key=lambda e: (e.observed_at, e.seq))
 
+    def course(self, ids: Sequence[str], rules: Sequence[str] = (), after: int = 0) -> list[AlertEvent]:
+        asked = {*ids, *(a.id for a in self.alert_rows.values() if a.rule in rules and a.raised_at >= after)}
+        found = [e for e in standing(self.events) if e.transition in JUDGEMENTS and e.alert_id in asked]
+        return sorted(found, key=lambda e: (e.observed_at, e.seq))
+
     def alerts(self, ids: Sequence[str]) -> list[Alert]:
         return [self.alert_rows[i] for i in ids if i in self.alert_rows]
 

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from twin.model import (
     DAY,
+    LATEST,
     Alert,
     AlertEvent,
     Counts,
     Indices,
     Ints,
+    Micros,
     Outcome,
     Readings,
     StoreRefused,
@@ -204,6 +206,20 @@ class Writer:
                 " and not exists (select from alert_events w where w.alert_id = e.alert_id and w.replaces = e.id)"
                 " order by e.observed_at, e.seq".encode(),
                 (sensor.tolist(), rows.times(after)),
+            ).fetchall()
+        return [rows.event(row) for row in found]
+
+    def course(self, ids: Sequence[str], rules: Sequence[str] = (), after: Micros = 0) -> list[AlertEvent]:
+        """The judgements told of these alerts, and of those that these rules raised from `after` on, in the order of
+        their event times, without those taken back since."""
+        with translated():
+            found = self.connection.execute(
+                f"select {rows.EVENT_COLUMNS} from (select unnest(%s::text[]) as id union"
+                " select id from alerts where rule = any(%s) and raised_at >= %s) a join alert_events e on"
+                " e.alert_id = a.id where e.transition in ('raised', 'escalated', 'deescalated', 'cleared')"
+                " and not exists (select from alert_events w where w.alert_id = e.alert_id and w.replaces = e.id)"
+                " order by e.observed_at, e.seq".encode(),
+                (list(ids), list(rules), rows.moment(min(max(after, 0), LATEST))),
             ).fetchall()
         return [rows.event(row) for row in found]
 

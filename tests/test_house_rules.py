@@ -37,7 +37,7 @@ PURE = (
     "twin.model", "twin.units", "twin.catalog", "twin.state", "twin.sensors", "ingest.codecs", "ingest.quality",
     "ingest.arrow", "ingest.judgement",
     "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.parameters", "alerts.rules",
-    "alerts.engine", "alerts.detectors", "alerts.lifecycle", "alerts.words",
+    "alerts.engine", "alerts.detectors", "alerts.lifecycle", "alerts.words", "alerts.holds",
     "alerts.judge",
 )  # fmt: skip
 # Its one purpose is an effect: a process in which a library may crash.

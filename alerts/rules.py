@@ -12,11 +12,12 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from alerts.composition import Composition, unfit
+from alerts.holds import Chatter, Inhibit, read_inhibit
 from alerts.parameters import PARAMETERS, Parameters
 from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, InvalidRules, Level, Micros, Problem
 
@@ -26,6 +27,7 @@ MAX_SENSORS: Final = 100_000  # names in one `sensors` list
 MAX_DURATION: Final[Micros] = 3660 * DAY
 MAX_WINDOW: Final[Micros] = 31 * DAY  # keeps the rate detector's int64 keys from overflowing
 LEARNING: Final[Micros] = 14 * DAY  # what the anomaly detector is given to learn from, where it starts without a state
+MAX_TIMES: Final = 100  # that a point is raised before it is said to chatter
 MAX_BUDGET: Final = 1000.0  # false alerts per sensor and year; three a day are no watch any more
 NO_LEVEL: Final = math.nan  # a level that a rule does not have
 MARKS: Final = ("V", "Vs", "M", "E")
@@ -38,10 +40,26 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
 _PLACE_LINE = re.compile(r"line (\d+)$")
 _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
+_INHIBIT_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*inhibit[ \t]*\]\]", re.MULTILINE)
+MAX_INHIBITS: Final = 1000
 _UNIT_US: Final = {"ms": 1000, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY}
 
 _COMMON: Final = frozenset(
-    {"id", "title", "kind", "sensors", "where", "detector", "source", "mark", "instruction", "enabled", "role"}
+    {
+        "id",
+        "title",
+        "kind",
+        "sensors",
+        "where",
+        "detector",
+        "source",
+        "mark",
+        "instruction",
+        "enabled",
+        "role",
+        "latch",
+        "chatter",
+    }
 )
 _RUNS: Final = frozenset({"hold", "clear", "max_gap"})
 
@@ -109,8 +127,8 @@ class Rule:
     """One rule, checked. `levels` and `hold` hold blue, yellow, orange, red in that order (NaN: no such level);
     every duration is in µs. Fields that the rule's detector does not use keep their defaults. `is_condition`: it raises
     no alert, and is there for composite rules to follow. `fingerprint` is equal for two rules if and only if they judge
-    alike under the same id, and so do those that they follow; title, instruction, source and mark do not bear on
-    it."""
+    alike under the same id, and so do those that they follow; title, instruction, source, mark, latch and chatter do
+    not bear on it."""
 
     id: str
     detector: str
@@ -137,6 +155,8 @@ class Rule:
     budget: float = 1.0
     parameters: Parameters | None = None
     is_condition: bool = False
+    latch: bool = False
+    chatter: Chatter | None = None
     source: str = ""
     marks: tuple[str, str, str, str] = ("",) * 4
     instruction: Words = Words("", "")
@@ -175,6 +195,7 @@ class RuleSet:
     rules: tuple[Rule, ...]
     text: str
     by_id: Mapping[str, Rule]
+    inhibits: tuple[Inhibit, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rules)
@@ -185,7 +206,15 @@ class RuleSet:
 
     def as_json(self) -> dict[str, Any]:
         """The rules as they were written, as a JSON object in the file's form."""
-        return {"rule": [dict(rule.raw) for rule in self.rules]}
+        table: dict[str, Any] = {"rule": [dict(rule.raw) for rule in self.rules]}
+        if self.inhibits:
+            table["inhibit"] = [dict(inhibit.raw) for inhibit in self.inhibits]
+        return table
+
+    @property
+    def chatters(self) -> dict[str, Chatter]:
+        """By rule, the chatter damping of those that have one."""
+        return {rule.id: rule.chatter for rule in self.rules if rule.chatter is not None}
 
 
 def parse_rules(text: str | bytes, kinds: Collection[str], *, require_source: bool = False) -> RuleSet:
@@ -200,12 +229,15 @@ def parse_rules(text: str | bytes, kinds: Collection[str], *, require_source: bo
         raise InvalidRules([Problem("file", "", "nested too deeply")]) from None
     except ValueError as error:  # an integer of thousands of digits
         raise InvalidRules([Problem("file", "", f"not TOML: {error}")]) from None
-    lines = [decoded.count("\n", 0, match.start()) + 1 for match in _HEADER.finditer(decoded)]
+    lines, inhibit_lines = (
+        [decoded.count("\n", 0, match.start()) + 1 for match in header.finditer(decoded)]
+        for header in (_HEADER, _INHIBIT_HEADER)
+    )
     try:
-        rules = _parse(table, kinds, lines, require_source)
+        rules, inhibits = _parse(table, kinds, lines, require_source, inhibit_lines)
     except InvalidRules as refused:
         raise InvalidRules([_at_its_line(problem, decoded) for problem in refused.problems], refused.what) from None
-    return RuleSet(rules, decoded, {rule.id: rule for rule in rules})
+    return RuleSet(rules, decoded, {rule.id: rule for rule in rules}, inhibits)
 
 
 def parse_rules_json(text: str | bytes, kinds: Collection[str]) -> RuleSet:
@@ -226,8 +258,8 @@ def parse_rules_table(table: object, kinds: Collection[str]) -> RuleSet:
     """The same from a decoded JSON or TOML document. Raises `InvalidRules` with every mistake."""
     if not isinstance(table, dict):
         raise InvalidRules([Problem("file", "", 'must be an object {"rule": [ … ]}')])
-    rules = _parse(table, kinds, [], False)
-    return RuleSet(rules, to_toml(rules), {rule.id: rule for rule in rules})
+    rules, inhibits = _parse(table, kinds, [], False)
+    return RuleSet(rules, to_toml(rules, inhibits), {rule.id: rule for rule in rules}, inhibits)
 
 
 def parse_duration(text: str) -> Micros:
@@ -241,12 +273,15 @@ def parse_duration(text: str) -> Micros:
     return span
 
 
-def to_toml(rules: Collection[Rule]) -> str:
+def to_toml(rules: Collection[Rule], inhibits: Collection[Inhibit] = ()) -> str:
     """TOML that parses into the same rules."""
     if not rules:
         return "rule = []\n"
-    blocks = ("".join(f"{_key(key)} = {_value(value)}\n" for key, value in rule.raw.items()) for rule in rules)
-    return "\n".join("[[rule]]\n" + block for block in blocks)
+    tables = [("rule", rule.raw) for rule in rules] + [("inhibit", inhibit.raw) for inhibit in inhibits]
+    return "\n".join(
+        f"[[{name}]]\n" + "".join(f"{_key(key)} = {_value(value)}\n" for key, value in raw.items())
+        for name, raw in tables
+    )
 
 
 def _key(key: str) -> str:
@@ -303,15 +338,21 @@ def _at_its_line(problem: Problem, text: str) -> Problem:
     name = re.compile(rf"\s*[\"']?{re.escape(problem.field.partition('.')[0])}[\"']?\s*[=.]")
     lines = text.splitlines()
     for number in range(int(match[1]), len(lines)):
-        if _HEADER.match(lines[number]):
+        if _HEADER.match(lines[number]) or _INHIBIT_HEADER.match(lines[number]):
             break
         if name.match(lines[number]):
             return Problem(f"{problem.place[: match.start()]}line {number + 1}", problem.field, problem.text)
     return problem
 
 
-def _parse(table: dict[str, Any], kinds: Collection[str], lines: list[int], require_source: bool) -> tuple[Rule, ...]:
-    problems = [Problem("file", str(name)[:80], "unknown field") for name in table if name != "rule"]
+def _parse(
+    table: dict[str, Any],
+    kinds: Collection[str],
+    lines: list[int],
+    require_source: bool,
+    inhibit_lines: Sequence[int] = (),
+) -> tuple[tuple[Rule, ...], tuple[Inhibit, ...]]:
+    problems = [Problem("file", str(name)[:80], "unknown field") for name in table if name not in ("rule", "inhibit")]
     if "rule" not in table:
         # Nothing at all is more likely a lost upload than the wish to watch nothing; that is said by `rule = []`.
         problems.append(Problem("file", "rule", "no rules; for an empty set say rule = []"))
@@ -340,9 +381,28 @@ def _parse(table: dict[str, Any], kinds: Collection[str], lines: list[int], requ
             seen.setdefault(rule.id, f"rule {number}" if not line else f"the rule at line {line}")
         rules.append(rule)
     _connect(rules, {rule.id: rule for rule in rules}, problems)
+    inhibits = _inhibits(table.get("inhibit", []), inhibit_lines, seen, problems)
     if problems:
         raise InvalidRules(problems)
-    return tuple(rules)
+    return tuple(rules), inhibits
+
+
+def _inhibits(
+    entries: object, lines: Sequence[int], rules: Collection[str], problems: list[Problem]
+) -> tuple[Inhibit, ...]:
+    if not isinstance(entries, list):
+        problems.append(Problem("file", "inhibit", "must be an array of tables: [[inhibit]]"))
+        return ()
+    if len(entries) > MAX_INHIBITS:
+        problems.append(Problem("file", "inhibit", f"more than {MAX_INHIBITS} inhibitions"))
+        return ()
+    if len(lines) != len(entries):
+        lines = [0] * len(entries)
+    found = [
+        read_inhibit(entry, f"inhibit {number}" + (f", line {line}" if line else ""), rules, problems)
+        for number, (entry, line) in enumerate(zip(entries, lines, strict=True), 1)
+    ]
+    return tuple(inhibit for inhibit in found if inhibit is not None)
 
 
 def _connect(rules: list[Rule], by_id: Mapping[str, Rule], problems: list[Problem]) -> None:
@@ -440,6 +500,8 @@ class _RuleReader:
             budget=self.budget() if has("budget") else 1.0,
             parameters=parameters,
             is_condition=self.is_condition(form),
+            latch=self.flag("latch", False),
+            chatter=self.chatter() if "chatter" in table else None,
             source=source,
             marks=marks,
             instruction=instruction,
@@ -684,6 +746,24 @@ class _RuleReader:
         if number is not None and number < 0:
             self.wrong("clear.margin", "must not be negative")
         return Margin(number or 0.0), hold
+
+    def chatter(self) -> Chatter | None:
+        value = self.table["chatter"]
+        if not isinstance(value, dict):
+            self.wrong("chatter", 'must be { times = 3, within = "10min" }')
+            return None
+        before = len(self.problems)
+        for name in value.keys() - {"times", "within", "steady"}:
+            self.wrong(f"chatter.{name}", "unknown field")
+        times = value.get("times")
+        if type(times) is not int or not 2 <= times <= MAX_TIMES:
+            self.wrong("chatter.times", f"must be a whole number from 2 to {MAX_TIMES}")
+        spans = [
+            self.as_duration(f"chatter.{name}", value.get(name, value.get("within"))) for name in ("within", "steady")
+        ]
+        if len(self.problems) == before and not all(0 < span <= DAY for span in spans):
+            self.wrong("chatter.within", "must be longer than 0 and at most a day")
+        return Chatter(times, *spans) if len(self.problems) == before and isinstance(times, int) else None
 
     def check_margin(
         self,

@@ -10,12 +10,15 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
+from alerts.holds import hold_json
+from alerts.lifecycle import Docket
 from alerts.rules import RuleSet
 from ingest.judgement import Decision
 from ingest.pipeline import Pipeline
 from twin.model import (
     Alert,
     Counts,
+    Hold,
     InvalidSensors,
     Micros,
     NotFound,
@@ -26,6 +29,7 @@ from twin.model import (
     SensorMode,
 )
 from twin.store import catalog as store
+from twin.store import holds
 from twin.store.database import Connection
 
 T = TypeVar("T")
@@ -93,23 +97,81 @@ class Commands:
     # Alerts
 
     def act(
-        self, alert_id: str, action: str, by: str | None, note: str | None, once: Once | None = None
+        self,
+        alert_id: str,
+        action: str,
+        by: str | None,
+        note: str | None,
+        once: Once | None = None,
+        *,
+        to: str | None = None,
+        until: Micros | None = None,
     ) -> Future[bytes]:
-        """`acknowledge`, `note` or `close` an alert; the alert as JSON. Raises `NotFound`, `Conflict`, `Refused`."""
-        return self._pipeline.submit(lambda: self._act(alert_id, action, by, note, once))
+        """Do one of `ACTIONS` to an alert; the alert as JSON. `to`: whom to assign it to; `until`: to which moment to
+        shelve it. Raises `NotFound`, `Conflict`, `Refused`."""
+        return self._pipeline.submit(lambda: self._act(_Deed(alert_id, action, by, note, to, until), once))
 
-    def _act(self, alert_id: str, action: str, by: str | None, note: str | None, once: Once | None) -> bytes:
+    def _act(self, deed: _Deed, once: Once | None) -> bytes:
         pipeline = self._pipeline
         done = self._answered(once)
         if done is not None:
             return done
         docket = pipeline.judgement.docket(pipeline.clock())
-        docket.load(pipeline.writer.alerts([alert_id]))
-        alert = docket.find(alert_id)
+        docket.load(pipeline.writer.alerts([deed.alert]))
+        alert = docket.find(deed.alert)
         if alert is None:
-            raise NotFound(f"no alert {alert_id} / 没有报警 {alert_id}")
-        step = {"acknowledge": docket.acknowledge, "note": docket.note, "close": docket.close}[action]
-        body = orjson.dumps(self._alert_json(step(alert, by, note)))
+            raise NotFound(f"no alert {deed.alert} / 没有报警 {deed.alert}")
+        ACTIONS[deed.action](docket, alert, deed)
+        decision = pipeline.judgement.decision_of(docket)
+        body = orjson.dumps(self._alert_json(docket.find(deed.alert) or alert))
+        if once is not None:
+            decision.outcome.answer = (once.key, once.route, OK, body)
+        pipeline.commit(decision)
+        return body
+
+    # Holds
+
+    def begin_hold(self, hold: Hold, once: Once | None = None) -> Future[bytes]:
+        """Hold back what fits from `starts_at` on; the hold as JSON, with the id and the moment it got. Raises
+        `Conflict`, `Refused`."""
+
+        def work() -> bytes:
+            done = self._answered(once)
+            if done is not None:
+                return done
+            docket = self._pipeline.judgement.docket(self._pipeline.clock())
+            return self._hold(docket, docket.begin_hold(hold), once)
+
+        return self._pipeline.submit(work)
+
+    def end_hold(self, id_: str, by: str | None, note: str | None) -> Future[bytes]:
+        """End a hold now; as JSON. Raises `NotFound`, and `Conflict` where it has ended."""
+
+        def work() -> bytes:
+            judgement = self._pipeline.judgement
+            hold = judgement.holds.standing.get(id_)
+            if hold is None:
+                hold = self._hold_of_old(id_)
+            docket = judgement.docket(self._pipeline.clock())
+            return self._hold(docket, docket.end_hold(hold, by, note), None)
+
+        return self._pipeline.submit(work)
+
+    def _hold_of_old(self, id_: str) -> Hold:
+        found: list[Hold] = []
+
+        def read(connection: Connection) -> int:
+            found.extend(holds.by_id(connection, id_))
+            return 0
+
+        self._pipeline.writer.transact(read)
+        if not found:
+            raise NotFound(f"no hold {id_} / 没有该抑制 {id_}")
+        return found[0]
+
+    def _hold(self, docket: Docket, hold: Hold, once: Once | None) -> bytes:
+        pipeline = self._pipeline
+        body = orjson.dumps(hold_json(hold, pipeline.clock()))
         decision = pipeline.judgement.decision_of(docket)
         if once is not None:
             decision.outcome.answer = (once.key, once.route, OK, body)
@@ -301,6 +363,31 @@ class Commands:
         total["duplicate"] += usable - stored
         total["quarantined"] += sum(h.readings for n, h in enumerate(held) if not accepted[n]) + refused_again
         return decision if moved else None
+
+
+class _Deed(NamedTuple):
+    """What somebody does to an alert."""
+
+    alert: str
+    action: str
+    by: str | None
+    note: str | None
+    to: str | None
+    until: Micros | None
+
+
+ACTIONS: Final[dict[str, Callable[[Docket, Alert, _Deed], object]]] = {
+    "acknowledge": lambda docket, alert, d: docket.acknowledge(alert, d.by, d.note),
+    "assign": lambda docket, alert, d: docket.assign(alert, d.to or d.by or "", d.by, d.note),
+    "shelve": lambda docket, alert, d: docket.hold_point(alert, "shelve", d.until, d.by, d.note),
+    "unshelve": lambda docket, alert, d: docket.release_point(alert, "shelve", d.by, d.note),
+    "out_of_service": lambda docket, alert, d: docket.hold_point(alert, "out_of_service", None, d.by, d.note),
+    "return_to_service": lambda docket, alert, d: docket.release_point(alert, "out_of_service", d.by, d.note),
+    "confirm": lambda docket, alert, d: docket.judge_by_people(alert, "confirmed", d.by, d.note),
+    "false_alarm": lambda docket, alert, d: docket.judge_by_people(alert, "false_alarm", d.by, d.note),
+    "note": lambda docket, alert, d: docket.note(alert, d.by, d.note),
+    "close": lambda docket, alert, d: docket.close(alert, d.by, d.note),
+}
 
 
 class _Held(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 from alerts.composites import Clock, Finding, Reach, Redone
 from alerts.composition import Composition
 from alerts.engine import Engine, EngineState, Update
+from alerts.holds import Holds
 from alerts.lifecycle import AlertBook, Docket, subject_of
 from alerts.rules import RuleSet
 from ingest import codecs, quality
@@ -94,6 +95,7 @@ class Decision:
     updates: list[Update] = field(default_factory=list)
     has_new_gateway: bool = False  # a sensor came by a gateway for the first time
     judged_again: tuple[Indices, Ints] | None = None  # sensors, and from which event time on
+    checked_at: Micros | None = None  # when the holds that time begins and ends were looked at
 
 
 class Judgement:
@@ -125,6 +127,8 @@ class Judgement:
         self._reach, self._only = reach, only
         self.engine = Engine(rules, catalog, started_at, reach, only)
         self.book = AlertBook()
+        self.holds = Holds(catalog)
+        self.holds.refit(rules.inhibits, rules.chatters, ())
         self.snapshots: list[Snapshot] = []  # oldest first
         self.outdated: set[int] = set()  # batches whose snapshots changed since they were written
 
@@ -139,6 +143,7 @@ class Judgement:
         engine = Engine(self.rules, self.catalog, self.started_at, self._reach, self._only)
         engine.adopt(self.engine, self.judged_at)
         self.engine = engine
+        self.holds.refit(self.rules.inhibits, self.rules.chatters, self.book.open.values())
 
     def orphans(self, before: RuleSet | None = None) -> list[Alert]:
         """Open alerts that no watch stands behind any more: their rule is gone or judges otherwise than in `before`, or
@@ -171,6 +176,10 @@ class Judgement:
         for update in decision.updates:
             self.engine.apply(update)
         self.book.apply(decision.outcome.alerts)
+        self.holds.put(decision.outcome.holds)
+        self.holds.follow(decision.outcome.alerts)
+        if decision.checked_at is not None:
+            self.holds.checked(decision.checked_at)
         if decision.judged_again is not None:
             self._outdate(*decision.judged_again)
 
@@ -278,6 +287,7 @@ class Judgement:
         docket = self.docket(now)
         self._judge(decision, docket, readings, is_new, is_late, archive)
         self._listen(decision, docket, heard, by_gateway)
+        docket.settle()
         outcome.alerts, outcome.events = docket.alerts, docket.events
         return decision
 
@@ -478,7 +488,8 @@ class Judgement:
             docket.judge(transition)
 
     def tick(self, now: Micros, is_deaf: bool) -> Decision:
-        """What the passing of time comes to: silences, and composites whose holds and windows end."""
+        """What the passing of time comes to: silences, composites whose holds and windows end, and holds that begin and
+        end."""
         transitions, update = self.engine.tick(now, is_deaf)
         docket = self.docket(now)
         for transition in transitions:
@@ -487,19 +498,25 @@ class Judgement:
         clock = None if is_deaf else Clock(now, self.state.heard_at, self.judged_at)
         findings, composed = self.engine.compose(clock=clock)
         self._find(docket, findings, None)
-        decision = self.decision_of(docket)
+        decision = self.decision_of(docket, now if self.holds.is_due(now) else None)
         decision.updates += [update, composed]
+        if decision.checked_at is not None and decision.outcome.is_empty:
+            self.holds.checked(now)  # nothing to commit, and nothing to tell
         return decision
 
     # Commands
 
     def docket(self, now: Micros) -> Docket:
         """An empty docket over the alerts that stand."""
-        return Docket(self.book, self.rules, self.rules_version, self.catalog, now)
+        return Docket(self.book, self.rules, self.rules_version, self.catalog, now, self.holds)
 
-    def decision_of(self, docket: Docket) -> Decision:
-        """A decision that changes alerts only."""
-        return Decision(Outcome(Readings.empty(), Counts(), alerts=docket.alerts, events=docket.events))
+    def decision_of(self, docket: Docket, checked_at: Micros | None = None) -> Decision:
+        """A decision that changes alerts and holds only. `checked_at`: with what time alone has changed up to then."""
+        docket.settle(is_due=checked_at is not None)
+        outcome = Outcome(
+            Readings.empty(), Counts(), alerts=docket.alerts, events=docket.events, holds=docket.holds
+        )  # fmt: skip
+        return Decision(outcome, checked_at=checked_at)
 
     # Starting again
 

@@ -528,6 +528,14 @@ class Pipeline:
         if docket.events:
             self.commit(self.judgement.decision_of(docket))
 
+    def settle_holds(self) -> None:
+        """Bring the flags of all open alerts in line with what holds them back now. Once, before anything is told."""
+        decision = self.judgement.decision_of(self.judgement.docket(self.clock()), self.clock())
+        if decision.outcome.is_empty:
+            self.judgement.apply(decision)
+        else:
+            self.commit(decision)
+
     def _absorb_others_work(self) -> None:
         """Take over what imports have committed since our last commit."""
 

@@ -2,8 +2,8 @@
 
 A replay stands at a moment `time` and has judged the readings observed before it, within [start, end), and nothing of
 later ones: loaded stretches of the tape lie in `_windows`, and only `_step` takes from them, up to where it is told.
-Alert events by readings are judged anew; what no reading causes (people's actions, silence, which is a matter of
-arrival) is told again as recorded.
+Alert events by readings are judged anew; what no reading causes (people's actions, holds that begin and end, silence,
+which is a matter of arrival) is told again as recorded.
 
 Before `start` it plays what the rules can remember (`Rule.memory`), from the alerts that then stood on, without telling
 of it, and then takes up the alerts that stood at `start`. So a replay of live data tells what was told live. It differs
@@ -22,7 +22,7 @@ import numpy as np
 from alerts.composites import Reach
 from alerts.composition import Composition
 from alerts.engine import EngineState
-from alerts.lifecycle import AlertBook, Digest, Docket, as_of, subject_of, surviving
+from alerts.lifecycle import DEEDS, AlertBook, Digest, Docket, as_of, subject_of, surviving
 from alerts.rules import Rule, RuleSet
 from ingest.judgement import Decision, Judgement
 from twin.catalog import Catalog
@@ -52,7 +52,6 @@ IDLE_LOADS: Final = 2  # that give nothing, at once: of many sensors they take t
 LEAD_MOST: Final = 30 * DAY  # how far before its start a replay looks at all
 MARKS: Final = 48  # points to seek from, at most
 MARK_BYTES: Final = 256 << 20  # that they may take up
-OPERATORS: Final = frozenset(("acknowledged", "noted", "closed"))
 
 
 class Tape(Protocol):
@@ -263,11 +262,11 @@ class Replay:
         return self.has_all or (0 <= sensor < len(self._inside) and bool(self._inside[sensor]))
 
     def _record(self, lead: Micros) -> None:
-        """Find what is told again as it was recorded: what people did, and silence."""
+        """Find what is told again as it was recorded: what people and holds did, and silence."""
         self._recorded = [
             event
             for event in surviving(self.tape.events(lead, self.end))
-            if (event.transition in OPERATORS and self._is_ours(event))
+            if (event.transition in DEEDS and self._is_ours(event))
             or (self._is_silence(event.rule, event.rule_version) and self._belongs(event))
         ]
         self._recorded.sort(key=lambda e: (e.observed_at, e.seq))
@@ -384,7 +383,7 @@ class Replay:
                 standing = docket.find(event.alert_id)
                 if standing is not None and standing.state.is_active:
                     continue  # it was closed because its rule was removed: not so here
-            if self.given is None and event.transition in OPERATORS and docket.find(event.alert_id) is None:
+            if self.given is None and event.transition in DEEDS and docket.find(event.alert_id) is None:
                 # Of an alert long cleared, withdrawn since, or yet to come by a sensor's clock that is ahead.
                 docket.events.append(replace(event, seq=0))
                 continue

@@ -38,7 +38,7 @@ PURE = (
     "ingest.arrow", "ingest.judgement",
     "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation",
     "alerts.composites", "alerts.composition", "alerts.parameters", "alerts.rules",
-    "alerts.engine", "alerts.detectors", "alerts.lifecycle", "alerts.words",
+    "alerts.engine", "alerts.detectors", "alerts.lifecycle", "alerts.words", "alerts.holds",
     "alerts.judge",
 )  # fmt: skip
 # Its one purpose is an effect: a process in which a library may crash.

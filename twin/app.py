@@ -19,7 +19,8 @@ import psycopg
 import uvicorn
 
 from alerts.engine import EngineState
-from alerts.lifecycle import AlertBook, listed
+from alerts.holds import HELD
+from alerts.lifecycle import AlertBook, listed, subject_of
 from alerts.packs import default_text
 from alerts.rules import Rule, RuleSet, parse_rules
 from ingest.commands import Commands
@@ -41,6 +42,7 @@ from twin.replays import Replays
 from twin.sensors import sensors_from_json
 from twin.settings import Address, Settings
 from twin.state import SensorState
+from twin.store import holds
 from twin.store.catalog import current_rules, refresh, save_rules
 from twin.store.migrate import migrate
 from twin.store.reader import Reader
@@ -178,9 +180,11 @@ class Service:
         )
         pipeline.take_up(standing)
         judgement.book = AlertBook(writer.open_alerts())
+        self._load_holds(judgement, writer)
         self._recover(judgement, writer, standing.batch)
         pipeline.dirty.note(self._upkeep.changed_since_refresh(), standing.batch)
         pipeline.close_orphans(None, "the rule is gone or no longer looks at this sensor / 规则已删除或不再监视该测点")
+        pipeline.settle_holds()
         self.commands = Commands(
             pipeline, self.parse_rules, alert_json, lambda objects: sensors_from_json(objects, self.kinds)
         )
@@ -215,6 +219,20 @@ class Service:
         assert found[-1] is not None
         version, text = found[-1]
         return self.parse_rules(text), version
+
+    def _load_holds(self, judgement: Judgement, writer: Writer) -> None:
+        """What holds alerts back, before anything is judged or told."""
+        chatters = judgement.rules.chatters
+        span = max((chatter.within for chatter in chatters.values()), default=0)
+
+        def load(connection: Any) -> int:
+            judgement.holds.put(holds.standing(connection, self.clock()))
+            for alert in holds.raised(connection, list(chatters), span) if chatters else ():
+                judgement.holds.note_raise(alert.rule, subject_of(alert), alert)
+            return 0
+
+        writer.transact(load)
+        judgement.holds.refit(judgement.rules.inhibits, chatters, judgement.book.open.values())
 
     def _recover(self, judgement: Judgement, writer: Writer, batch: int) -> None:
         upkeep = self._upkeep
@@ -474,6 +492,8 @@ class Service:
             "sensors": len(self.catalog),
             "alerts_open": len(self.judgement.book.open),
             "alerts_active": len(self.judgement.book.active),
+            "alerts_held": sum(not HELD.isdisjoint(alert.flags) for alert in list(self.judgement.book.open.values())),
+            "holds": len(self.judgement.holds.standing),
             "rules_version": self.rules_version,
             "uptime_s": round((now() - self.started_at) / SECOND, 3),
         }

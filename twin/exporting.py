@@ -35,7 +35,7 @@ ALERT_FIELDS: Final = {
     "domain": "text", "level": "text", "peak_level": "text", "state": "text", "flags": "text", "since": "time",
     "raised_at": "time", "cleared_at": "time", "value": "number", "peak_value": "number", "threshold": "number",
     "lon": "number", "lat": "number", "place": "text", "message_zh": "text", "message_en": "text",
-    "instruction_zh": "text", "instruction_en": "text",
+    "instruction_zh": "text", "instruction_en": "text", "assignee": "text", "verdict": "text",
 }  # fmt: skip
 
 

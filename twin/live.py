@@ -310,6 +310,10 @@ def _alert_json(alert: Alert, since: str | None, raised_at: str | None) -> dict[
         "peak_level": level_word(alert.peak_level or alert.level),
         "state": alert.state.value,
         "flags": list(alert.flags),
+        "suppressed_by": list(alert.suppressed_by),
+        "shelved_until": iso(alert.shelved_until),
+        "assignee": alert.assignee,
+        "verdict": alert.verdict,
         "since": since,
         "raised_at": raised_at,
         "cleared_at": iso(alert.cleared_at),
@@ -347,6 +351,8 @@ def event_json(event: AlertEvent) -> dict[str, Any]:
         "replaces": event.replaces,
         "by": event.by,
         "note": event.note,
+        "flags": list(event.flags),
+        "detail": event.detail,
     }
 
 

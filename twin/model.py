@@ -10,6 +10,7 @@ import builtins
 import datetime as dt
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import IntEnum, StrEnum
 from operator import attrgetter
@@ -353,6 +354,10 @@ class Alert:
     message_en: str = ""
     instruction_zh: str = ""
     instruction_en: str = ""
+    assignee: str | None = None
+    verdict: str | None = None  # what people found it to be: `confirmed` or `false_alarm`
+    suppressed_by: tuple[str, ...] = ()  # `alert:id` of what explains it, `silence:id` and the like of holds
+    shelved_until: Micros | None = None
 
     def copy(self) -> Alert:
         return Alert(*_ALERT(self))
@@ -391,6 +396,28 @@ class AlertEvent:
     by: str | None = None
     note: str | None = None
     seq: int = 0
+    flags: tuple[str, ...] = ()  # the alert's after the commit that told of this
+    detail: Mapping[str, Any] | None = None  # what it set beside state and flags, as JSON takes it
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Something that holds alerts back for a time: those that fit all of `matchers` (by label, any of its words), from
+    `starts_at` to before `ends_at` (None: until somebody ends it), and only at `times` of the year, week and day where
+    there are any (as `alerts.holds.read_times` takes them). Once `ended_at` is set it holds nothing any more."""
+
+    id: str
+    kind: str
+    matchers: Mapping[str, tuple[str, ...]]
+    starts_at: Micros
+    ends_at: Micros | None
+    times: Mapping[str, Any] | None = None
+    by: str | None = None
+    note: str | None = None
+    created_at: Micros = 0
+    ended_at: Micros | None = None
+    ended_by: str | None = None
+    end_note: str | None = None
 
 
 @dataclass(slots=True)
@@ -438,7 +465,7 @@ class Refusal:
 @dataclass(slots=True)
 class Outcome:
     """All that one commit writes: readings and blocks known to be new, refusals, alerts as they now stand, alert
-    events in order, and what the counters grow by."""
+    events in order, holds begun or ended, and what the counters grow by."""
 
     readings: Readings
     counts: Counts
@@ -449,6 +476,7 @@ class Outcome:
     statuses: list[DeviceStatus] = field(default_factory=list)
     redriven: list[int] = field(default_factory=list)
     answer: tuple[str, str, int, bytes] | None = None
+    holds: list[Hold] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
@@ -461,6 +489,7 @@ class Outcome:
             or self.statuses
             or self.redriven
             or self.answer
+            or self.holds
             or len(self.readings)
         )
 

@@ -92,6 +92,7 @@ class Settings:
     retention_waveforms_days: float = 0
     ws_queue: int = 1000
     replays: int = 4  # at once
+    shelve_h: float = 168  # the longest shelf; a week outlasts a spare part, and is not yet forgotten
     log_level: str = "info"
     log_json: bool = False
 
@@ -124,6 +125,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "retention_waveforms_days": (0, 36_600),
     "ws_queue": (1, 1_000_000),
     "replays": (0, 100),
+    "shelve_h": (0.01, 24 * 366),
 }
 _KIND: Final = {f.name: str(f.type) for f in fields(Settings)}
 _VARIABLES: Final = {

@@ -483,7 +483,6 @@ def test_people_act_on_alerts_once_for_each_key(city: Cimtwin, api: httpx.Client
     assert len(history) == 3
     assert (history[1]["by"], history[1]["note"]) == ("li", "已派人")
     problem(api.post("/api/v1/alerts/none/actions", json=acknowledge), 404)
-    assert "not yet available" in problem(api.post(path, json={"action": "shelve", "by": "li"}), 422)["detail"]
     note = {"action": "note", "by": "li", "note": "x"}
     for wrong in ({}, [], note | {"action": "dance"}, note | {"action": 3}, note | {"note": ""}, note | {"by": ""},
                   note | {"note": "\0"}):  # fmt: skip
@@ -491,6 +490,107 @@ def test_people_act_on_alerts_once_for_each_key(city: Cimtwin, api: httpx.Client
     json_type = {"content-type": "application/json"}
     for content in (b"", b"{", b"\xff\xff", b'{"a":' * 50_000):
         assert "JSON" in problem(api.post(path, content=content, headers=json_type), 422)["detail"]
+
+
+def raised(city: Cimtwin, api: httpx.Client, sensor: str, at: str) -> dict[str, Any]:
+    """The alert that a deep reading raises; what stood before has ended and is closed."""
+    device = sensor.partition("/")[0]
+    early = f"{at[:10]}T00:00:00Z"
+    city.publish((f"cim/v1/default/{device}/telemetry", {"ts": early, "values": {"depth": 1}}))
+    city.publish((f"cim/v1/default/{device}/telemetry", {"ts": at, "values": {"depth": 20}}))
+
+    def newest() -> dict[str, Any] | None:
+        found = ok(api.get("/api/v1/alerts", params={"sensor": sensor}))["items"]
+        return found[0] if found and found[0]["raised_at"] == at else None
+
+    return cast("dict[str, Any]", until(newest, "the alert"))
+
+
+def when(seconds: float) -> str:
+    """So far from now."""
+    return (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def test_every_action_of_the_contract_and_what_each_state_allows(city: Cimtwin, api: httpx.Client) -> None:
+    alert = raised(city, api, "pond-2/depth", "2026-08-03T08:00:00Z")
+    path = f"/api/v1/alerts/{alert['id']}"
+
+    def act(action: str, status: int = 200, **more: Any) -> dict[str, Any]:
+        answer = api.post(f"{path}/actions", json={"action": action, "by": "li", **more})
+        assert answer.status_code == status, answer.text
+        return cast("dict[str, Any]", answer.json())
+
+    for action in ("unshelve", "return_to_service", "close"):
+        act(action, 409)
+    for wrong in ({}, {"until": "soon"}, {"until": when(-5)}, {"until": when(400 * 86_400)}):
+        act("shelve", 422, **wrong)
+    assert act("assign")["assignee"] == "li"
+    assert act("assign", to="wang")["assignee"] == "wang"
+    act("assign", 409, to="wang")
+    end = when(3600)
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    shelve = {"action": "shelve", "by": "li", "until": end}
+    first = ok(api.post(f"{path}/actions", json=shelve, headers=key))
+    assert ok(api.post(f"{path}/actions", json=shelve, headers=key)) == first
+    assert (first["flags"], first["shelved_until"]) == (["shelved"], end)
+    act("shelve", 409, until=end)
+    assert act("out_of_service", note="换探头")["flags"] == ["shelved", "out_of_service"]
+    act("out_of_service", 409)
+    # The whole point is held back: also what cleared there before, unseen.
+    held = ok(api.get("/api/v1/alerts?flag=shelved&state=open"))["items"]
+    assert {a["sensor"] for a in held} == {"pond-2/depth"}
+    assert held[0]["id"] == alert["id"]
+    assert act("unshelve")["flags"] == ["out_of_service"]
+    assert act("return_to_service")["flags"] == []
+    assert act("confirm")["verdict"] == "confirmed"
+    act("confirm", 409)
+    assert act("false_alarm")["verdict"] == "false_alarm"
+    assert act("acknowledge")["state"] == "active_acknowledged"
+    history = ok(api.get(path))["events"]
+    assert [event["transition"] for event in history] == [
+        "raised", "assigned", "assigned", "shelved", "out_of_service", "unshelved", "returned_to_service", "confirmed",
+        "false_alarm", "acknowledged",
+    ]  # fmt: skip
+    assert [event["flags"] for event in history[3:6]] == [
+        ["shelved"], ["shelved", "out_of_service"], ["out_of_service"]
+    ]  # fmt: skip
+    assert history[2]["detail"] == {"assignee": "wang"}
+    problem(api.get("/api/v1/alerts?flag=loud"), 422)
+
+
+def test_holds_are_begun_listed_and_ended(city: Cimtwin, api: httpx.Client) -> None:
+    alert = raised(city, api, "pond-1/depth", "2026-08-04T08:00:00Z")
+    path = f"/api/v1/alerts/{alert['id']}"
+    silence = {"kind": "silence", "matchers": {"tag": "underpass", "level": ["blue", "yellow"]}, "until": when(3600),
+               "by": "li", "note": "排水演练"}  # fmt: skip
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    begun = ok(api.post("/api/v1/holds", json=silence, headers=key))
+    assert ok(api.post("/api/v1/holds", json=silence, headers=key)) == begun
+    assert (begun["state"], begun["flag"], begun["by"]) == ("active", "suppressed", "li")
+    held = ok(api.get(path))
+    assert (held["flags"], held["suppressed_by"]) == (["suppressed"], [f"silence:{begun['id']}"])
+    assert (held["events"][-1]["transition"], held["events"][-1]["note"]) == ("suppressed", "排水演练")
+    night = {"kind": "mute", "matchers": {"domain": "gas"}, "times": {"hours": ["22:00-06:00"], "weekdays": [6, 7]}}
+    muted = ok(api.post("/api/v1/holds", json=night))
+    assert ok(api.get(f"/api/v1/holds/{muted['id']}"))["times"] == night["times"]
+    listed = ok(api.get("/api/v1/holds?kind=silence,mute&state=standing&limit=1"))
+    assert [hold["id"] for hold in listed["items"]] == [muted["id"]]
+    rest = ok(api.get("/api/v1/holds", params={"kind": "silence,mute", "after": listed["next"]}))
+    assert [hold["id"] for hold in rest["items"]] == [begun["id"]]
+    ended = ok(api.delete(f"/api/v1/holds/{begun['id']}?by=wang"))
+    assert (ended["state"], ended["ended_by"]) == ("ended", "wang")
+    problem(api.delete(f"/api/v1/holds/{begun['id']}"), 409)
+    problem(api.delete("/api/v1/holds/none"), 404)
+    problem(api.get("/api/v1/holds/none"), 404)
+    told = ok(api.get(path))
+    assert (told["flags"], told["events"][-1]["transition"], told["events"][-1]["by"]) == ([], "unsuppressed", "wang")
+    assert ok(api.get("/api/v1/holds?state=ended&kind=silence"))["items"][0]["id"] == begun["id"]
+    for wrong in (
+        {}, {"kind": "shelve"}, {"kind": "nap"}, {"matchers": {}}, {"matchers": {"colour": "red"}}, {"until": None},
+        {"until": when(-5)}, {"from": when(9999)}, {"kind": "mute"}, {"times": {"hours": ["25:00-26:00"]}},
+        {"matchers": {"rule": [1]}}, {"by": 3}, {"until": "soon"},
+    ):  # fmt: skip
+        problem(api.post("/api/v1/holds", json=silence | wrong if wrong else {}), 422)
 
 
 @pytest.mark.parametrize("media", ["application/x-www-form-urlencoded", "text/plain", "application/octet-stream", None])

@@ -290,9 +290,10 @@ def readings(*items: tuple[str, float, float]) -> list[tuple[str, Any]]:
     ]
 
 
-def act(city: Cimtwin, action: str, **which: str) -> None:
+def act(city: Cimtwin, action: str, until: str | None = None, **which: str) -> None:
     (alert,) = city.get("/alerts", state="open", **which)["items"]
-    answer = city.post(f"/alerts/{alert['id']}/actions", {"action": action, "by": "李伟", "note": "看过了"})
+    deed = {"action": action, "by": "李伟", "note": "看过了", "until": until}
+    answer = city.post(f"/alerts/{alert['id']}/actions", deed)
     assert answer.status_code == 200, answer.text
 
 
@@ -311,6 +312,8 @@ def test_people_silence_late_data_and_changed_rules_are_told_as_they_were_told_l
     city.drained(7)
     act(city, "acknowledge", sensor="d2/depth")
     act(city, "note", sensor="d0/depth")
+    act(city, "assign", sensor="d0/depth")
+    act(city, "shelve", when(time.time() + 3600), sensor="d0/depth")  # and so is what is raised there later
     # Late: d3 was flooded from earlier on, and once more in between.
     known, seq = when(time.time()), city.stats()["seq"]
     city.publish(*readings(("d3", hour_ago + 10 * minute, 15), ("d3", hour_ago + 15 * minute, 1)))
@@ -327,7 +330,9 @@ def test_people_silence_late_data_and_changed_rules_are_told_as_they_were_told_l
     until(lambda: city.get("/alerts", sensor="d9/depth", state="cleared")["items"], "the silence to be over")
     start, end = when(hour_ago), when(time.time())
     words = [e[3] for e in told_live(city, start, end)]
-    assert {w: words.count(w) for w in words} == {"raised": 5, "cleared": 4, "acknowledged": 3, "noted": 1, "closed": 6}
+    assert {w: words.count(w) for w in words} == {
+        "raised": 5, "cleared": 4, "acknowledged": 3, "noted": 1, "assigned": 1, "shelved": 2, "closed": 6
+    }  # fmt: skip
     for _ in range(2):
         watcher, status = played(city, start, end)
         assert told(alerts_of(watcher)) == told_live(city, start, end)
@@ -337,6 +342,8 @@ def test_people_silence_late_data_and_changed_rules_are_told_as_they_were_told_l
     assert {a["sensor"]: a["state"] for a in snapshot["alerts"]} == dict.fromkeys(
         ("d0/depth", "d1/depth", "d8/depth"), "active_unacknowledged"
     )
+    shelved = [(e["sensor"], e["transition"]) for e in alerts_of(watcher) if "shelved" in e["flags"]]
+    assert shelved == [("d0/depth", "shelved"), ("d0/depth", "closed"), ("d0/depth", "shelved")]
     assert {e["by"] for e in alerts_of(watcher) if e["transition"] == "acknowledged"} == {"李伟"}
     # As known then: before the late readings, and all that came after.
     watcher, status = played(city, start, known, received_before=known)
@@ -350,7 +357,10 @@ def test_people_silence_late_data_and_changed_rules_are_told_as_they_were_told_l
         ("d3/depth", "raised"), ("d3/depth", "cleared"), ("d0/depth", "cleared"), ("d2/depth", "cleared"),
     ]  # fmt: skip
     people = [(e["sensor"], e["transition"]) for e in alerts_of(watcher) if e["by"]]
-    assert people == [("d2/depth", "acknowledged"), ("d0/depth", "noted"), ("d1/depth", "closed")]
+    assert people == [
+        ("d2/depth", "acknowledged"), ("d0/depth", "noted"), ("d0/depth", "assigned"), ("d0/depth", "shelved"),
+        ("d1/depth", "closed"),
+    ]  # fmt: skip
     assert status["rules"] == "given"
 
 

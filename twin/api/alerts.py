@@ -8,6 +8,8 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from alerts.lifecycle import FLAGS
+from ingest.commands import ACTIONS
 from twin.api.errors import Invalid, done
 from twin.api.parameters import (
     After,
@@ -31,17 +33,15 @@ from twin.api.parameters import (
 from twin.api.sensors import names_of_asset
 from twin.api.view import ServiceView
 from twin.live import alert_json, alerts_json, event_json
-from twin.model import LEVELS, AlertState, Level, NotFound
+from twin.model import HOUR, LEVELS, AlertState, Level, Micros, NotFound
 from twin.store.reader import AlertQuery
-
-ACTIONS: Final = ("acknowledge", "note", "close")
-LATER: Final = ("assign", "shelve", "unshelve", "out_of_service", "return_to_service", "confirm", "false_alarm")
 
 EXAMPLE: Final[dict[str, Any]] = {
     "id": "0f5b3c8a9d7e6f001122", "rule": "road-ponding", "rule_version": 1, "sensor": "ponding-17/depth",
     "asset": "underpass-3", "tenant": "drainage-co", "domain": "drainage", "level": "orange", "peak_level": "orange",
-    "state": "active_unacknowledged", "flags": [], "since": "2026-07-01T08:00:00Z",
-    "raised_at": "2026-07-01T08:05:00Z", "cleared_at": None, "value": 26.1, "peak_value": 27.4, "threshold": 25,
+    "state": "active_unacknowledged", "flags": [], "suppressed_by": [], "shelved_until": None, "assignee": None,
+    "verdict": None, "since": "2026-07-01T08:00:00Z", "raised_at": "2026-07-01T08:05:00Z", "cleared_at": None,
+    "value": 26.1, "peak_value": 27.4, "threshold": 25,
     "place": {"lon": 114.05, "lat": 22.54, "name": "underpass-3"},
     "instruction": {"zh": "封闭下穿通道", "en": "Close the underpass"},
     "message": {"zh": "道路积水 26.1 cm", "en": "Road ponding 26.1 cm"},
@@ -50,17 +50,20 @@ EVENT: Final[dict[str, Any]] = {
     "seq": 41, "id": "a1b2c3d4e5f60718293a", "alert_id": EXAMPLE["id"], "rule": "road-ponding",
     "sensor": "ponding-17/depth", "asset": "underpass-3", "level": "orange", "state": "active_unacknowledged",
     "transition": "raised", "value": 26.1, "threshold": 25, "observed_at": "2026-07-01T08:05:00Z",
-    "at": "2026-07-01T08:05:00.310Z", "message": {"zh": "道路积水 26.1 cm", "en": "Road ponding 26.1 cm"},
+    "at": "2026-07-01T08:05:00.310Z", "flags": [], "detail": None,
+    "message": {"zh": "道路积水 26.1 cm", "en": "Road ponding 26.1 cm"},
 }  # fmt: skip
 
 
 class Action(BaseModel):
-    """What somebody does about an alert. `by` says who, `note` why; `until` is for shelving."""
+    """What somebody does about an alert. `by` says who, `note` why; `until` is for shelving, `to` says whom to assign
+    it to (else `by`)."""
 
     action: str = Field(examples=["acknowledge"], max_length=64)
     by: str | None = Field(None, min_length=1, max_length=200, examples=["li.wei"])
     note: str | None = Field(None, max_length=4000, examples=["已派人 / crew sent"])
-    until: str | None = Field(None, max_length=64)
+    until: str | None = Field(None, max_length=64, examples=["2026-07-01T20:00:00Z"])
+    to: str | None = Field(None, min_length=1, max_length=200, examples=["wang.fang"])
 
 
 def router(service: ServiceView) -> APIRouter:
@@ -82,6 +85,7 @@ def router(service: ServiceView) -> APIRouter:
         asset: Text = None,
         tenant: Text = None,
         rule: Text = None,
+        flag: Annotated[str | None, Query(max_length=200, examples=["shelved,suppressed"])] = None,
         from_: From = None,
         to: To = None,
         limit: Limit = 100,
@@ -98,6 +102,7 @@ def router(service: ServiceView) -> APIRouter:
             domains=words("domain", domain),
             tenants=words("tenant", tenant),
             rules=words("rule", rule),
+            flags=words("flag", flag, FLAGS),
             sensors=(service.catalog.find(sensor),) if sensor is not None else (),
             assets=tuple(assets),
         )
@@ -133,7 +138,11 @@ def router(service: ServiceView) -> APIRouter:
 
     @routes.post(
         "/alerts/{id}/actions",
-        summary="确认、备注、关闭 / Acknowledge, note, close",
+        summary="确认、指派、搁置、退出服务、核实、备注、关闭 / Acknowledge, assign, shelve, judge, note, close",
+        description="`shelve` 须有 `until`；搁置与退出服务作用于报警点（规则与对象），"
+        "其后再次产生的报警同样处于该状态。`assign` 以 `to` 指定处理人，缺省为 `by`。 / "
+        "`shelve` needs `until`. A shelf and being out of service are on the alert point (rule and subject), for what "
+        "is raised on it later, too. `assign` takes `to`, else `by`.",
         responses=example(EXAMPLE | {"state": "active_acknowledged"})
         | {
             404: {"description": "没有该报警 / no such alert"},
@@ -143,25 +152,37 @@ def router(service: ServiceView) -> APIRouter:
     )
     async def act(id: str, request: Request, key: Key = None) -> Response:
         given = await json_model(request, Action)
-        if given.action in LATER:
-            raise Invalid("action", f"{given.action} is not yet available", f"{given.action} 尚不可用")
         if given.action not in ACTIONS:
             raise Invalid("action", f"must be one of {', '.join(ACTIONS)}", f"只能是 {'、'.join(ACTIONS)}")
         if given.action == "note" and not (given.note or "").strip():
             raise Invalid("note", "must not be empty", "不能为空")
-        for name, text in (("by", given.by), ("note", given.note)):
+        for name, text in (("by", given.by), ("note", given.note), ("to", given.to)):
             if text is not None and "\0" in text:
                 raise Invalid(name, "must not contain NUL", "不能含有 NUL 字符")
         if "\0" in id:  # the database has no way to ask for it
             raise no_alert(id)
+        if given.action == "assign" and not (given.to or given.by or "").strip():
+            raise Invalid("to", "is missing: to whom", "缺少处理人")
+        until = _until(given, service) if given.action == "shelve" else None
         repeated = await once(request, key)
-        return json_answer(await done(service.commands.act(id, given.action, given.by, given.note, repeated)))
+        acting = service.commands.act(id, given.action, given.by, given.note, repeated, to=given.to, until=until)
+        return json_answer(await done(acting))
 
     return routes
+
+
+def _until(given: Action, service: ServiceView) -> Micros:
+    """The end of a shelf. That it lies ahead is seen to by the command: a repetition may come after it."""
+    until, most = instant("until", given.until), service.settings.shelve_h
+    if until is None:
+        raise Invalid("until", "is needed to shelve", "搁置须给出截止时刻")
+    if until > service.clock() + round(most * HOUR):
+        raise Invalid("until", f"a shelf lasts at most {most:g} h", f"搁置最长 {most:g} 小时")
+    return until
 
 
 def no_alert(id: str) -> NotFound:
     return NotFound(f"no alert {id} / 没有报警 {id}")
 
 
-__all__ = ["ACTIONS", "LATER", "alert_json", "event_json", "router"]
+__all__ = ["ACTIONS", "alert_json", "event_json", "router"]

@@ -79,7 +79,9 @@ def router(service: ServiceView) -> APIRouter:
             return Response(rules.text, headers=headers, media_type=f"{TOML}; charset=utf-8")
         tables = [dict(rule.raw) for rule in rules.rules]
         # `rule` as in the file, so that the answer can be PUT back; `items` as in every list.
-        return json_answer({"version": number, "rule": tables, "items": tables, "next": None}, headers=headers)
+        inhibits = {"inhibit": [dict(inhibit.raw) for inhibit in rules.inhibits]} if rules.inhibits else {}
+        answer = {"version": number, "rule": tables, **inhibits, "items": tables, "next": None}
+        return json_answer(answer, headers=headers)
 
     @routes.put(
         "/rules",

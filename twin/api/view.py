@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from alerts.holds import Inhibit
 from alerts.rules import Rule
 from ingest.commands import Once
 from twin.catalog import Catalog
 from twin.live import Live
-from twin.model import Alert, Micros, Sensor
+from twin.model import Alert, Hold, Micros, Sensor
 from twin.model_imports import ModelImports
 from twin.replay_worker import Wanted
 from twin.settings import Settings
@@ -35,6 +36,9 @@ class RulesView(Protocol):
 
     @property
     def rules(self) -> Sequence[RuleView]: ...
+
+    @property
+    def inhibits(self) -> Sequence[Inhibit]: ...
 
     @property
     def text(self) -> str: ...
@@ -81,8 +85,20 @@ class CommandsView(Protocol):
     """What people ask of the running system: carried out between two batches, committed when the future is done."""
 
     def act(
-        self, alert_id: str, action: str, by: str | None, note: str | None, once: Once | None = None
+        self,
+        alert_id: str,
+        action: str,
+        by: str | None,
+        note: str | None,
+        once: Once | None = None,
+        *,
+        to: str | None = None,
+        until: Micros | None = None,
     ) -> Future[bytes]: ...
+
+    def begin_hold(self, hold: Hold, once: Once | None = None) -> Future[bytes]: ...
+
+    def end_hold(self, id_: str, by: str | None, note: str | None) -> Future[bytes]: ...
 
     def put_rules(self, text: str, by: str | None) -> Future[int]: ...
 

@@ -43,6 +43,17 @@ WORDS: Final = {
     "acknowledged": "确认 acknowledged",
     "closed": "关闭 closed",
     "noted": "备注 noted",
+    "assigned": "指派 assigned",
+    "confirmed": "核实 confirmed",
+    "false_alarm": "误报 false alarm",
+    "shelved": "搁置 shelved",
+    "unshelved": "搁置结束 unshelved",
+    "suppressed": "抑制 suppressed",
+    "unsuppressed": "不再抑制 unsuppressed",
+    "out_of_service": "退出服务 out of service",
+    "returned_to_service": "恢复服务 back in service",
+    "chattering": "抖动 chattering",
+    "steady": "稳定 steady",
     "withdrawn": "撤回 withdrawn",
 }
 STATUS_EVERY_S: Final = 10.0  # where the output is no terminal

@@ -76,6 +76,7 @@ class AlertQuery:
     rules: tuple[str, ...] = ()
     sensors: tuple[int, ...] = ()
     assets: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,6 +491,9 @@ def _chosen(which: AlertQuery, after: tuple[Micros, str] | None) -> tuple[str, d
         if values:
             conditions.append(f"a.{column} = any(%({name})s)")
             params[name] = list(values)
+    if which.flags:
+        conditions.append("a.flags && %(flags)s")
+        params["flags"] = list(which.flags)
     if after is not None:
         conditions.append("(a.raised_at, a.id) < (%(after_at)s, %(after_id)s)")
         params |= {"after_at": rows.moment(after[0]), "after_id": after[1]}

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
+from psycopg.types.json import Jsonb
 
 from twin.model import EPOCH, Alert, AlertEvent, AlertState, Micros, Refusal, micros
 
@@ -31,7 +32,7 @@ def instant(value: dt.datetime | None) -> Micros | None:
 _ALERT: Final = (
     "id", "rule", "rule_version", "sensor_id", "asset", "tenant", "domain", "level", "peak_level", "state", "flags",
     "since", "raised_at", "cleared_at", "value", "peak_value", "threshold", "lon", "lat", "place", "message_zh",
-    "message_en", "instruction_zh", "instruction_en",
+    "message_en", "instruction_zh", "instruction_en", "assignee", "verdict", "suppressed_by", "shelved_until",
 )  # fmt: skip
 _SENSOR_OF_A: Final = "(select s.device || '/' || s.property from sensors s where s.id = a.sensor_id)"
 _SENSOR_OF_E: Final = "(select s.device || '/' || s.property from sensors s where s.id = e.sensor_id)"
@@ -63,11 +64,13 @@ def upsert_alerts(cursor: psycopg.Cursor[Any], alerts: list[Alert]) -> None:
 def alert(row: Row) -> Alert:
     """An alert from `ALERT_COLUMNS`."""
     (id_, rule, version, index, asset, tenant, domain, level, peak_level, state, flags, since, raised_at, cleared_at,
-     value, peak_value, threshold, lon, lat, place, zh, en, instruction_zh, instruction_en, sensor) = row  # fmt: skip
+     value, peak_value, threshold, lon, lat, place, zh, en, instruction_zh, instruction_en, assignee, verdict,
+     suppressed_by, shelved_until, sensor) = row  # fmt: skip
     return Alert(
         id_, rule, version, sensor, -1 if index is None else index, asset, tenant, domain, level, peak_level,
         AlertState(state), micros(since), micros(raised_at), value, peak_value, threshold, instant(cleared_at),
-        tuple(flags), lon, lat, place, zh, en, instruction_zh, instruction_en,
+        tuple(flags), lon, lat, place, zh, en, instruction_zh, instruction_en, assignee, verdict,
+        tuple(suppressed_by), instant(shelved_until),
     )  # fmt: skip
 
 
@@ -76,14 +79,14 @@ def alert_values(a: Alert) -> Row:
         a.id, a.rule, a.rule_version, None if a.sensor_index < 0 else a.sensor_index, a.asset, a.tenant, a.domain,
         a.level, a.peak_level, a.state.value, list(a.flags), moment(a.since), moment(a.raised_at),
         moment(a.cleared_at), a.value, a.peak_value, a.threshold, a.lon, a.lat, a.place, a.message_zh, a.message_en,
-        a.instruction_zh, a.instruction_en,
+        a.instruction_zh, a.instruction_en, a.assignee, a.verdict, list(a.suppressed_by), moment(a.shelved_until),
     )  # fmt: skip
 
 
 _EVENT: Final = (
     "seq", "id", "alert_id", "rule", "rule_version", "sensor_id", "asset", "tenant", "domain", "level",
     "previous_level", "state", "transition", "value", "threshold", "observed_at", "at", "lon", "lat", "message_zh",
-    "message_en", "is_retroactive", "replaces", "by", "note",
+    "message_en", "is_retroactive", "replaces", "by", "note", "flags", "detail",
 )  # fmt: skip
 EVENT_COLUMNS: Final = ", ".join(f"e.{name}" for name in _EVENT) + f", {_SENSOR_OF_E}"
 COPY_EVENTS: Final = f"copy alert_events ({', '.join(_EVENT)}) from stdin"
@@ -92,11 +95,12 @@ COPY_EVENTS: Final = f"copy alert_events ({', '.join(_EVENT)}) from stdin"
 def event(row: Row) -> AlertEvent:
     """An alert event from `EVENT_COLUMNS`."""
     (seq, id_, alert_id, rule, version, index, asset, tenant, domain, level, previous, state, transition, value,
-     threshold, observed_at, at, lon, lat, zh, en, is_retroactive, replaces, by, note, sensor) = row  # fmt: skip
+     threshold, observed_at, at, lon, lat, zh, en, is_retroactive, replaces, by, note, flags,
+     detail, sensor) = row  # fmt: skip
     return AlertEvent(
         id_, alert_id, rule, version, sensor, -1 if index is None else index, asset, tenant, domain, level, previous,
         AlertState(state), transition, value, threshold, micros(observed_at), micros(at), lon, lat, zh, en,
-        is_retroactive, replaces, by, note, seq,
+        is_retroactive, replaces, by, note, seq, tuple(flags), detail,
     )  # fmt: skip
 
 
@@ -105,7 +109,7 @@ def event_values(e: AlertEvent) -> Row:
         e.seq, e.id, e.alert_id, e.rule, e.rule_version, None if e.sensor_index < 0 else e.sensor_index, e.asset,
         e.tenant, e.domain, e.level, e.previous_level, e.state.value, e.transition, e.value, e.threshold,
         moment(e.observed_at), moment(e.at), e.lon, e.lat, e.message_zh, e.message_en, e.is_retroactive, e.replaces,
-        e.by, e.note,
+        e.by, e.note, list(e.flags), None if e.detail is None else Jsonb(e.detail),
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from twin.model import (
     StoreUnavailable,
     WaveformBlock,
 )
-from twin.store import rows
+from twin.store import holds, rows
 from twin.store.database import READING_COLUMNS, Connection, pack_readings, read_readings, translated
 from twin.store.migrate import flavour_of
 from twin.store.partitions import Partitions
@@ -352,6 +352,8 @@ class Writer:
                     with cursor.copy(rows.COPY_EVENTS) as copy:
                         for event in events:
                             copy.write_row(rows.event_values(event))
+                if outcome.holds:
+                    holds.put(cursor, outcome.holds)
                 if outcome.redriven:
                     cursor.execute("delete from quarantine where id = any(%s)", (outcome.redriven,))
                 if outcome.refusals:  # after the deletion: what is refused again has the same key

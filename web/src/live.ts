@@ -404,7 +404,7 @@ function fromEvent(event: AlertEvent): ShownAlert {
     level,
     peak_level: level,
     state: event.state,
-    flags: [],
+    flags: event.flags ?? [],
     since: observed_at,
     raised_at: observed_at,
     cleared_at: null,
@@ -422,7 +422,7 @@ function fromEvent(event: AlertEvent): ShownAlert {
 /** The alert after one more event. */
 function changed(alert: ShownAlert, event: AlertEvent): ShownAlert {
   const { level, state, value, threshold, message, observed_at } = event
-  const now: ShownAlert = { ...alert, level, state, value, threshold, message }
+  const now: ShownAlert = { ...alert, level, state, value, threshold, message, flags: event.flags ?? alert.flags }
   if (rank(level) > rank(alert.peak_level)) now.peak_level = level
   if (event.transition === 'cleared') now.cleared_at = observed_at
   else if (state.startsWith('active')) now.cleared_at = null

@@ -98,6 +98,7 @@ export interface AlertEvent {
   replaces?: string | null
   by?: string | null
   note?: string | null
+  flags?: string[]
 }
 
 export type Quality = 'good' | 'suspect' | 'bad'
@@ -152,4 +153,10 @@ export interface ReplayRequest {
 }
 
 export const isActive = (alert: { state: AlertState }): boolean => alert.state.startsWith('active')
-export const isAcknowledgeable = (alert: { state: AlertState }): boolean => alert.state.endsWith('_unacknowledged')
+export const isAcknowledgeable = (alert: { state: AlertState; flags: string[] }): boolean =>
+  alert.state.endsWith('_unacknowledged') && !alert.flags.includes('latched')
+
+/** Why nobody is to be disturbed by an alert, if anything holds it back. */
+export const heldBy = (alert: { flags: string[] }): string | undefined => alert.flags.find((flag) => HELD.has(flag))
+
+const HELD = new Set(['shelved', 'suppressed', 'out_of_service', 'chattering'])

@@ -43,13 +43,15 @@ class Parameters(Protocol):
 @dataclass(frozen=True, slots=True)
 class Takes:
     """What a detector takes: its own fields, whether it has `side`, `strict` and `levels` (else one `level`, by default
-    `level`), `hold`, `clear` and `max_gap`, and how its fields are read."""
+    `level`), `hold`, `clear` and `max_gap`, and how its fields are read. `by_sensor`: it judges each sensor by itself,
+    so that overrides may give some of them other values."""
 
     fields: frozenset[str]
     read: Callable[[Reader], Parameters]
     sides: tuple[str, ...] = ()
     level: Level = Level.YELLOW
     has_runs: bool = True
+    by_sensor: bool = True
 
 
 PARAMETERS: Final[dict[str, Takes]] = {}

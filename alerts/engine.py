@@ -26,6 +26,7 @@ from alerts.detectors import DETECTORS, FAMILIES
 from alerts.detectors.offline import Heard, OfflineWatches, Silence
 from alerts.detectors.rows import Batch, Columns, Family, Patch, Rows, Verdicts, spans
 from alerts.rules import Rule, RuleSet, Where
+from alerts.scopes import Fitted, effective, fit
 from twin.catalog import Catalog
 from twin.model import DAY, Alert, Bools, Floats, Indices, Ints, Micros, Readings, Transition
 
@@ -109,19 +110,20 @@ class Engine:
         self._gateway_of: dict[str, int] = {}
         self._size = len(catalog)
         self._local: Indices | None = None  # the sensors of a fork, ascending; None = all
-        self._prints = np.array([rule.fingerprint for rule in rules.rules], np.int64)
-        self._rule_of = {rule.fingerprint: index for index, rule in enumerate(rules.rules)}
-        matches = _Matcher(catalog).all(rules.rules)
+        # Within families a watch's rule is a variant of `fitted`; whatever goes out names the rule's place in `rules`.
+        self.fitted = fitted(rules, catalog)
+        self._prints = np.array([rule.fingerprint for rule in self.fitted.rules], np.int64)
+        self._rule_of = {rule.fingerprint: index for index, rule in enumerate(self.fitted.rules)}
         families: dict[str, list[tuple[int, Indices]]] = {name: [] for name in FAMILIES}
         silent: list[tuple[int, Indices]] = []
-        sensors_of: dict[int, Indices] = {}
-        for index, sensors in matches:
-            rule = rules.rules[index]
+        watching: dict[int, list[Indices]] = {}
+        for index, sensors in self.fitted.parts:
+            rule, place = self.fitted.rules[index], int(self.fitted.public[index])
             if isinstance(rule.parameters, Composition):
                 if rule.kind or rule.sensors or rule.where != Where():
-                    sensors_of[index] = sensors
+                    watching.setdefault(place, []).append(sensors)
                 continue
-            sensors_of[index] = sensors
+            watching.setdefault(place, []).append(sensors)
             if rule.detector == "offline":
                 silent.append((index, sensors if rule.after else sensors[catalog.interval_us[sensors] > 0]))
                 continue
@@ -133,20 +135,24 @@ class Engine:
         self.families: dict[str, Family] = {}
         for name, kind in FAMILIES.items():
             rows = _rows(families[name], self._size)
-            self.families[name] = kind.build(rules.rules, rows, catalog.low, catalog.high)
+            self.families[name] = kind.build(self.fitted.rules, rows, catalog.low, catalog.high)
         self.offline = self._offline(silent, catalog, started_at)
+        sensors_of = {place: np.unique(np.concatenate(parts)) for place, parts in watching.items()}
         self.composites = Composites(rules, catalog, sensors_of, reach, only)
 
     def _offline(self, silent: list[tuple[int, Indices]], catalog: Catalog, started_at: Micros) -> OfflineWatches:
         rows = _rows(silent, self._size)
-        rules = self.rules.rules
+        rules = self.fitted.rules
         fixed = np.array([rule.after for rule in rules] or [0], np.int64)[rows.rule]
         times = np.array([rule.after_intervals for rule in rules] or [0.0])[rows.rule]
+        prints = self._prints[rows.rule]
+        # A rule's alert on a gateway or a domain is one, so its watches are all of the rule, whatever its variants.
+        rows = Rows(rows.sensor, self.fitted.public[rows.rule].astype(np.int32), self._size)
         after = np.where(fixed > 0, fixed, (times * catalog.interval_us[rows.sensor]).astype(np.int64))
         domains = sorted({kind.domain for kind in catalog.kinds.values()})
         number = {kind.name: domains.index(kind.domain) for kind in catalog.kinds.values()}
         domain = np.array([number[sensor.kind] for sensor in catalog.sensors], np.int64)
-        return OfflineWatches(rules, rows, after, domain, domains, self.gateways, started_at)
+        return OfflineWatches(self.rules.rules, rows, after, domain, domains, self.gateways, started_at, prints)
 
     # readings
 
@@ -219,7 +225,7 @@ class Engine:
 
     def _transitions(self, family: Family, verdicts: Verdicts) -> Iterator[Transition]:
         columns = (
-            family.rows.rule[verdicts.row].tolist(),
+            self.fitted.public[family.rows.rule[verdicts.row]].tolist(),
             self._lasting(family.rows.sensor[verdicts.row]).tolist(),
             verdicts.at.tolist(),
             verdicts.before.tolist(),
@@ -291,18 +297,23 @@ class Engine:
             if family is None:
                 continue
             level = family.level()
-            rows = family.rows.find(own[places], np.array([rules[place] for place in places]))
+            rows = self._rows_of(family.rows, own[places], np.array([rules[place] for place in places]))
             for place, row in zip(places, rows.tolist(), strict=True):
                 if row >= 0 and level[row]:
                     found[place] = family.extremes(row)
         return found
+
+    def _rows_of(self, rows: Rows, sensor: NDArray[Any], rule: NDArray[Any]) -> Ints:
+        """The row in which each of these rules (by place) watches a sensor; -1 where none does."""
+        first = self.fitted.first
+        return rows.within(sensor, first[rule], first[rule + 1])
 
     def levels(self) -> tuple[Ints, Indices, NDArray[np.int8]]:
         """Columns `rule`, `sensor`, `level` of all open alerts on sensors."""
         rules, sensors, levels = [], [], []
         for family in self.families.values():
             row = np.flatnonzero(family.level())
-            rules.append(family.rows.rule[row].astype(np.int64))
+            rules.append(self.fitted.public[family.rows.rule[row]])
             sensors.append(self._lasting(family.rows.sensor[row]))
             levels.append(family.level()[row])
         row = self.offline.open_rows()
@@ -332,8 +343,10 @@ class Engine:
         for name, table in state.tables.items():
             self._take(name, table, None)
         if state.offline:
-            self.offline.load(state.offline, self._rule_of)
-        self.composites.load(state.composites, self._rule_of)
+            public = self.fitted.public.tolist()
+            self.offline.load(state.offline, {print_: public[index] for print_, index in self._rule_of.items()})
+        own = {rule.fingerprint: place for place, rule in enumerate(self.rules.rules)}
+        self.composites.load(state.composites, own)
 
     def adopt(self, old: Engine, newest: Ints | None = None) -> None:
         """Carry on from `old`: equal rules keep their state, on every sensor that both have. Composite rules that are
@@ -366,10 +379,12 @@ class Engine:
         standing = list(alerts)
         told = {(a.rule, a.sensor_index) for a in standing}
         names = [rule.id for rule in self.rules.rules]
+        variants = [rule.id for rule in self.fitted.rules]
+        public = self.fitted.public.tolist()
         for family in self.families.values():
             rows = np.flatnonzero(family.level())
             untold = [
-                (names[r], s) not in told and not self.composites.conditions[r]
+                (variants[r], s) not in told and not self.composites.conditions[public[r]]
                 for r, s in zip(family.rows.rule[rows].tolist(), family.rows.sensor[rows].tolist(), strict=True)
             ]
             rows = rows[np.array(untold, bool)]
@@ -389,7 +404,7 @@ class Engine:
             own = int(self._own(np.array([alert.sensor_index], np.int32))[0])
             if rule is None or family is None or not 0 <= own < self._size:
                 continue
-            row = family.rows.find(np.array([own]), np.array([self.rules.index(alert.rule)]))
+            row = self._rows_of(family.rows, np.array([own]), np.array([self.rules.index(alert.rule)]))
             if row[0] >= 0 and family.level()[row[0]] != alert.level:
                 family.apply([Patch(row, {"level": np.array([alert.level], np.int8)})])
 
@@ -398,16 +413,26 @@ class Engine:
         own = self._own(np.array([sensor], np.int32))
         if not 0 <= own[0] < self._size:
             return []
-        watched = [*(family.rows for family in self.families.values()), self.offline.rows]
-        return sorted({rule for rows in watched for rule in rows.rule[rows.of_sensors(own)].tolist()})
+        rules = set(self.offline.rows.rule[self.offline.rows.of_sensors(own)].tolist())
+        for family in self.families.values():
+            rules.update(self.fitted.public[family.rows.rule[family.rows.of_sensors(own)]].tolist())
+        return sorted(rules)
+
+    def changed(self, before: Engine, alerts: Iterable[Alert]) -> list[Alert]:
+        """Those of these alerts whose rule comes to something else on their sensor than with `before`."""
+        if self.fitted.is_plain and before.fitted.is_plain:
+            return []
+        old, new = before.fitted.print_of, self.fitted.print_of
+        return [a for a in alerts if old(a.rule, a.sensor_index) != new(a.rule, a.sensor_index)]
 
     def memory(self) -> Ints:
         """By sensor, the span of readings (µs) after which how its watches stand rests on what they showed since."""
         result = np.zeros(self._size, np.int64)
-        by_rule = np.array([rule.memory for rule in self.rules.rules] or [0], np.int64)
+        by_rule = np.array([rule.memory for rule in self.fitted.rules] or [0], np.int64)
         for rule, reach in self.composites.reached_by().items():
             # Nothing is on record of a condition: what says that it holds may be as old as a report of health.
-            by_rule[rule] += reach + (DAY if self.composites.conditions[rule] else 0)
+            more = reach + (DAY if self.composites.conditions[rule] else 0)
+            by_rule[int(self.fitted.first[rule]) : int(self.fitted.first[rule + 1])] += more
         for family in self.families.values():
             np.maximum.at(result, family.rows.sensor, by_rule[family.rows.rule])
         return result
@@ -422,7 +447,7 @@ class Engine:
         """A small engine with these sensors' watches only (not the offline ones), to judge them again from an earlier
         state: sensor `sensors[i]` starts from `states[pick[i]]`, at rest where that is None or `pick[i]` is -1."""
         small = object.__new__(Engine)
-        small.rules, small.failures, small.gateways = self.rules, self.failures, []
+        small.rules, small.fitted, small.failures, small.gateways = self.rules, self.fitted, self.failures, []
         small.composites = self.composites  # which transitions they follow; their state stays here
         small._prints, small._rule_of = self._prints, self._rule_of
         chosen, first = np.unique(sensors, return_index=True)
@@ -464,6 +489,16 @@ class Engine:
         return Update(patches)
 
 
+def fitted(rules: RuleSet, catalog: Catalog) -> Fitted:
+    """What the rules come to on each sensor of the catalogue."""
+    return fit(rules, catalog, _Matcher(catalog).of)
+
+
+def effective_on(rules: RuleSet, catalog: Catalog, sensor: int) -> Fitted:
+    """What the rules come to on one sensor, which then has the index 0."""
+    return effective(rules, catalog, sensor, lambda alone: _Matcher(alone).of)
+
+
 def _order(transition: Transition) -> tuple[int, int, int]:
     return transition.observed_at, transition.sensor, transition.rule
 
@@ -489,11 +524,6 @@ class _Matcher:
         self.catalog = catalog
         self._codes: dict[str, tuple[dict[str, int], Ints]] = {}
         self._tags: dict[str, Ints] | None = None
-
-    def all(self, rules: Sequence[Rule]) -> Iterator[tuple[int, Indices]]:
-        for index, rule in enumerate(rules):
-            if rule.enabled:
-                yield index, self.of(rule)
 
     def of(self, rule: Rule) -> Indices:
         """The indices of the sensors that `rule` looks at, ascending."""

@@ -49,17 +49,23 @@ class Parameters(Protocol):
 class Takes:
     """What a detector takes: its own fields, whether it has `side`, `strict` and `levels` (else one `level`, by default
     `level`), `hold`, `clear` and `max_gap`, and how its fields are read. Under "NAME of" stands what it takes where a
-    rule of it has the field `of`."""
+    rule of it has the field `of`. `by_sensor`: it judges each sensor by itself, so that overrides may give some of them
+    other values."""
 
     fields: frozenset[str]
     read: Callable[[Reader], Parameters]
     sides: tuple[str, ...] = ()
     level: Level = Level.YELLOW
     has_runs: bool = True
+    by_sensor: bool = True
 
 
 PARAMETERS: Final[dict[str, Takes]] = {
-    "composite": Takes(frozenset({"all", "any", "not", "window", "on", "level_from", "level_up"}), read_composite),
+    "composite": Takes(
+        frozenset({"all", "any", "not", "window", "on", "level_from", "level_up"}), read_composite, by_sensor=False
+    ),
     # The form of `neighbours` that has `of`.
-    "neighbours of": Takes(frozenset({"of", "count", "within", "along", "window", "at_least"}), read_count),
+    "neighbours of": Takes(
+        frozenset({"of", "count", "within", "along", "window", "at_least"}), read_count, by_sensor=False
+    ),
 }

@@ -13,7 +13,7 @@ import math
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from alerts.composition import Composition, unfit
@@ -24,6 +24,8 @@ from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, InvalidRules, Level, M
 MAX_TEXT: Final = 4 << 20  # bytes of a rules file; a city's hand-written rules are a hundredth of it
 MAX_RULES: Final = 10_000
 MAX_SENSORS: Final = 100_000  # names in one `sensors` list
+MAX_OVERRIDES: Final = 10_000
+MAX_SCOPE: Final = 10_000  # words of an override's scope, all combinations counted
 MAX_DURATION: Final[Micros] = 3660 * DAY
 MAX_WINDOW: Final[Micros] = 31 * DAY  # keeps the rate detector's int64 keys from overflowing
 LEARNING: Final[Micros] = 14 * DAY  # what the anomaly detector is given to learn from, where it starts without a state
@@ -39,8 +41,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
 _PLACE_LINE = re.compile(r"line (\d+)$")
-_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*rule[ \t]*\]\]", re.MULTILINE)
-_INHIBIT_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*inhibit[ \t]*\]\]", re.MULTILINE)
+_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*(rule|override|inhibit|test)[ \t]*\]\]", re.MULTILINE)
 MAX_INHIBITS: Final = 1000
 _UNIT_US: Final = {"ms": 1000, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY}
 
@@ -59,6 +60,7 @@ _COMMON: Final = frozenset(
         "role",
         "latch",
         "chatter",
+        "tags",
     }
 )
 _RUNS: Final = frozenset({"hold", "clear", "max_gap"})
@@ -86,6 +88,11 @@ _DEFAULT_LEVEL: Final = {
 } | {name: takes.level for name, takes in PARAMETERS.items()}  # fmt: skip
 FOLLOWING: Final = ("composite", "neighbours of")  # they may look wherever the rules look that they follow
 _WHERE: Final = ("tag", "not_tag", "domain", "tenant", "asset", "device", "statistic", "kind")
+SCOPES: Final = ("sensor", "asset", "area", "tag", "tenant")  # of an override, the narrowest first
+# What an override may change beside what its detector takes. Not the side: the limits would mean something else.
+_OVERRIDABLE: Final = frozenset({"enabled", "source", "mark"})
+_NOT_OVERRIDABLE: Final = frozenset({"side"})
+_TABLES: Final = ("rule", "override", "inhibit", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +130,37 @@ class Margin:
 
 
 @dataclass(frozen=True, slots=True)
+class FromModel:
+    """A limit that the sensor's asset gives: `(of - minus) * times + plus` in the kind's unit, `of` and `minus` being
+    numbers among the asset's attributes, or of what it is part of. `default` where one is missing (None: no limit)."""
+
+    of: str
+    minus: str = ""
+    times: float = 1.0
+    plus: float = 0.0
+    default: float | None = None
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return (self.of, self.minus) if self.minus else (self.of,)
+
+    def limit(self, numbers: Mapping[str, float]) -> float | None:
+        """The limit of an asset with these numbers; None where it has none."""
+        if any(name not in numbers for name in self.attributes):
+            return self.default
+        base = numbers[self.of] - (numbers[self.minus] if self.minus else 0.0)
+        found = base * self.times + self.plus
+        return found if math.isfinite(found) else self.default
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule, checked. `levels` and `hold` hold blue, yellow, orange, red in that order (NaN: no such level);
     every duration is in µs. Fields that the rule's detector does not use keep their defaults. `is_condition`: it raises
-    no alert, and is there for composite rules to follow. `fingerprint` is equal for two rules if and only if they judge
-    alike under the same id, and so do those that they follow; title, instruction, source, mark, latch and chatter do
-    not bear on it."""
+    no alert, and is there for composite rules to follow. `from_model`: by field (`levels.red`, `min`), the limits that
+    each sensor's asset gives; until it is fitted to one, they are not there. `fingerprint` is equal for two rules if
+    and only if they judge alike under the same id, and so do those that they follow; title, instruction, source, mark,
+    latch, chatter and tags do not bear on it."""
 
     id: str
     detector: str
@@ -157,6 +189,8 @@ class Rule:
     is_condition: bool = False
     latch: bool = False
     chatter: Chatter | None = None
+    from_model: tuple[tuple[str, FromModel], ...] = ()
+    tags: tuple[str, ...] = ()
     source: str = ""
     marks: tuple[str, str, str, str] = ("",) * 4
     instruction: Words = Words("", "")
@@ -182,20 +216,64 @@ class Rule:
         # Only where there is one, so that the states saved for other rules stay theirs.
         if self.is_condition:
             judged = (*judged, "condition")
+        if self.from_model:
+            judged = (*judged, self.from_model)
         if self.parameters is not None:
             return (*judged, self.parameters)
         return (*judged, self.budget) if self.detector == "anomaly" else judged
 
 
+def sealed(rule: Rule, *followed: int) -> Rule:
+    """The rule with its fingerprint, which changes with those of the rules that it follows."""
+    digest = hashlib.blake2b(repr((*rule.judged(), *followed)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    # The digest is of the finished rule, which is frozen: there is no other moment to set it.
+    object.__setattr__(rule, "fingerprint", int.from_bytes(digest, "big", signed=True))
+    return rule
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Other values of some fields of a rule, for the sensors of a scope: all of its parts must hold, of several words
+    of one any. `fields` as written. `rank` is greater for a narrower scope."""
+
+    rule: str
+    scope: tuple[tuple[str, tuple[str, ...]], ...]
+    fields: Mapping[str, Any] = field(compare=False, repr=False)
+    attributes: frozenset[str] = frozenset()
+    place: str = field(default="", compare=False)
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        words = dict(self.scope)
+        return tuple(
+            (max(map(area_depth, words[name])) if name == "area" else 1) if name in words else 0 for name in SCOPES
+        )
+
+
+def area_depth(area: str) -> int:
+    """How many parts a path such as `district/street/grid` has."""
+    return len(area.strip("/").split("/"))
+
+
 @dataclass(frozen=True, slots=True)
 class RuleSet:
     """Rules in the order of their file. A rule's place in `rules` is its index wherever rules are numbered. `text` is
-    the TOML they came from (made from the JSON, where they came as JSON)."""
+    the TOML they came from (made from the JSON, where they came as JSON). `tests` as written: they are read by
+    `alerts.rule_tests`."""
 
     rules: tuple[Rule, ...]
     text: str
     by_id: Mapping[str, Rule]
     inhibits: tuple[Inhibit, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    tests: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """The assets' attributes that limits are taken from."""
+        named = {name for rule in self.rules for _, given in rule.from_model for name in given.attributes}
+        return frozenset(named).union(*(override.attributes for override in self.overrides))
 
     def __len__(self) -> int:
         return len(self.rules)
@@ -206,10 +284,13 @@ class RuleSet:
 
     def as_json(self) -> dict[str, Any]:
         """The rules as they were written, as a JSON object in the file's form."""
-        table: dict[str, Any] = {"rule": [dict(rule.raw) for rule in self.rules]}
-        if self.inhibits:
-            table["inhibit"] = [dict(inhibit.raw) for inhibit in self.inhibits]
-        return table
+        tables = {
+            "rule": [dict(rule.raw) for rule in self.rules],
+            "override": [dict(override.raw) for override in self.overrides],
+            "inhibit": [dict(inhibit.raw) for inhibit in self.inhibits],
+            "test": [dict(test) for test in self.tests],
+        }
+        return {name: found for name, found in tables.items() if found or name == "rule"}
 
     @property
     def chatters(self) -> dict[str, Chatter]:
@@ -229,15 +310,13 @@ def parse_rules(text: str | bytes, kinds: Collection[str], *, require_source: bo
         raise InvalidRules([Problem("file", "", "nested too deeply")]) from None
     except ValueError as error:  # an integer of thousands of digits
         raise InvalidRules([Problem("file", "", f"not TOML: {error}")]) from None
-    lines, inhibit_lines = (
-        [decoded.count("\n", 0, match.start()) + 1 for match in header.finditer(decoded)]
-        for header in (_HEADER, _INHIBIT_HEADER)
-    )
+    lines: dict[str, list[int]] = {name: [] for name in _TABLES}
+    for match in _HEADER.finditer(decoded):
+        lines[match[1]].append(decoded.count("\n", 0, match.start()) + 1)
     try:
-        rules, inhibits = _parse(table, kinds, lines, require_source, inhibit_lines)
+        return _parse(table, kinds, lines, require_source, decoded)
     except InvalidRules as refused:
         raise InvalidRules([_at_its_line(problem, decoded) for problem in refused.problems], refused.what) from None
-    return RuleSet(rules, decoded, {rule.id: rule for rule in rules}, inhibits)
 
 
 def parse_rules_json(text: str | bytes, kinds: Collection[str]) -> RuleSet:
@@ -258,8 +337,8 @@ def parse_rules_table(table: object, kinds: Collection[str]) -> RuleSet:
     """The same from a decoded JSON or TOML document. Raises `InvalidRules` with every mistake."""
     if not isinstance(table, dict):
         raise InvalidRules([Problem("file", "", 'must be an object {"rule": [ … ]}')])
-    rules, inhibits = _parse(table, kinds, [], False)
-    return RuleSet(rules, to_toml(rules, inhibits), {rule.id: rule for rule in rules}, inhibits)
+    found = _parse(table, kinds, {}, False, "")
+    return replace(found, text=to_toml(found))
 
 
 def parse_duration(text: str) -> Micros:
@@ -273,15 +352,18 @@ def parse_duration(text: str) -> Micros:
     return span
 
 
-def to_toml(rules: Collection[Rule], inhibits: Collection[Inhibit] = ()) -> str:
+def to_toml(found: RuleSet) -> str:
     """TOML that parses into the same rules."""
-    if not rules:
-        return "rule = []\n"
-    tables = [("rule", rule.raw) for rule in rules] + [("inhibit", inhibit.raw) for inhibit in inhibits]
-    return "\n".join(
-        f"[[{name}]]\n" + "".join(f"{_key(key)} = {_value(value)}\n" for key, value in raw.items())
-        for name, raw in tables
+    tables = [("rule", rule.raw) for rule in found.rules]
+    tables += [("override", override.raw) for override in found.overrides]
+    tables += [("inhibit", inhibit.raw) for inhibit in found.inhibits]
+    tables += [("test", test) for test in found.tests]
+    head = "" if found.rules else "rule = []\n"
+    blocks = (
+        f"[[{name}]]\n" + "".join(f"{_key(key)} = {_value(value)}\n" for key, value in table.items())
+        for name, table in tables
     )
+    return head + "\n".join(blocks)
 
 
 def _key(key: str) -> str:
@@ -338,7 +420,7 @@ def _at_its_line(problem: Problem, text: str) -> Problem:
     name = re.compile(rf"\s*[\"']?{re.escape(problem.field.partition('.')[0])}[\"']?\s*[=.]")
     lines = text.splitlines()
     for number in range(int(match[1]), len(lines)):
-        if _HEADER.match(lines[number]) or _INHIBIT_HEADER.match(lines[number]):
+        if _HEADER.match(lines[number]):
             break
         if name.match(lines[number]):
             return Problem(f"{problem.place[: match.start()]}line {number + 1}", problem.field, problem.text)
@@ -346,27 +428,15 @@ def _at_its_line(problem: Problem, text: str) -> Problem:
 
 
 def _parse(
-    table: dict[str, Any],
-    kinds: Collection[str],
-    lines: list[int],
-    require_source: bool,
-    inhibit_lines: Sequence[int] = (),
-) -> tuple[tuple[Rule, ...], tuple[Inhibit, ...]]:
-    problems = [Problem("file", str(name)[:80], "unknown field") for name in table if name not in ("rule", "inhibit")]
+    table: dict[str, Any], kinds: Collection[str], lines: dict[str, list[int]], require_source: bool, text: str
+) -> RuleSet:
+    problems = [Problem("file", str(name)[:80], "unknown field") for name in table if name not in _TABLES]
     if "rule" not in table:
         # Nothing at all is more likely a lost upload than the wish to watch nothing; that is said by `rule = []`.
         problems.append(Problem("file", "rule", "no rules; for an empty set say rule = []"))
-    entries = table.get("rule", [])
-    if not isinstance(entries, list):
-        problems.append(Problem("file", "rule", "must be an array of tables: [[rule]]"))
-        entries = []
-    if len(entries) > MAX_RULES:
-        raise InvalidRules([*problems, Problem("file", "rule", f"more than {MAX_RULES} rules")])
-    if len(lines) != len(entries):
-        lines = [0] * len(entries)  # rules written inline, or a header inside a string: better none than a wrong line
     rules: list[Rule] = []
     seen: dict[str, str] = {}
-    for number, (entry, line) in enumerate(zip(entries, lines, strict=True), 1):
+    for number, entry, line in _entries(table, "rule", lines, MAX_RULES, problems):
         name = entry.get("id") if isinstance(entry, dict) else None
         known = isinstance(name, str) and _ID.fullmatch(name) is not None
         place = (str(name) if known else f"rule {number}") + (f", line {line}" if line else "")
@@ -380,27 +450,33 @@ def _parse(
                 problems.append(Problem(place, "id", f"is the id of {seen[rule.id]} too"))
             seen.setdefault(rule.id, f"rule {number}" if not line else f"the rule at line {line}")
         rules.append(rule)
-    _connect(rules, {rule.id: rule for rule in rules}, problems)
-    inhibits = _inhibits(table.get("inhibit", []), inhibit_lines, seen, problems)
+    by_id = {rule.id: rule for rule in rules}
+    _connect(rules, by_id, problems)
+    has_sound_rules = not problems  # else what is wrong with a rule would be told again with each of its overrides
+    overrides: list[Override] = []
+    for number, entry, line in _entries(table, "override", lines, MAX_OVERRIDES, problems):
+        place = f"override {number}" + (f", line {line}" if line else "")
+        if not isinstance(entry, dict):
+            problems.append(Problem(place, "", "must be a table"))
+            continue
+        found = _override(entry, place, by_id, kinds, problems, has_sound_rules)
+        if found is not None:
+            overrides.append(found)
+    _check_ties(overrides, problems)
+    inhibits = _inhibits(table, lines, by_id, problems)
+    tests = [entry for _, entry, _ in _entries(table, "test", lines, MAX_RULES, problems)]
+    problems += [Problem(f"test {n}", "", "must be a table") for n, t in enumerate(tests, 1) if not isinstance(t, dict)]
     if problems:
         raise InvalidRules(problems)
-    return tuple(rules), inhibits
+    return RuleSet(tuple(rules), text, by_id, inhibits, tuple(overrides), tuple(tests))
 
 
 def _inhibits(
-    entries: object, lines: Sequence[int], rules: Collection[str], problems: list[Problem]
+    table: dict[str, Any], lines: dict[str, list[int]], rules: Collection[str], problems: list[Problem]
 ) -> tuple[Inhibit, ...]:
-    if not isinstance(entries, list):
-        problems.append(Problem("file", "inhibit", "must be an array of tables: [[inhibit]]"))
-        return ()
-    if len(entries) > MAX_INHIBITS:
-        problems.append(Problem("file", "inhibit", f"more than {MAX_INHIBITS} inhibitions"))
-        return ()
-    if len(lines) != len(entries):
-        lines = [0] * len(entries)
     found = [
         read_inhibit(entry, f"inhibit {number}" + (f", line {line}" if line else ""), rules, problems)
-        for number, (entry, line) in enumerate(zip(entries, lines, strict=True), 1)
+        for number, entry, line in _entries(table, "inhibit", lines, MAX_INHIBITS, problems)
     ]
     return tuple(inhibit for inhibit in found if inhibit is not None)
 
@@ -414,13 +490,124 @@ def _connect(rules: list[Rule], by_id: Mapping[str, Rule], problems: list[Proble
         found = [Problem(place, name, text) for name, text in unfit(rule, by_id)]
         problems += found
         if not found:
-            _mark(rule, (*rule.judged(), *(by_id[name].fingerprint for name in rule.parameters.rules())))
+            sealed(rule, *(by_id[name].fingerprint for name in rule.parameters.rules()))
 
 
-def _mark(rule: Rule, judged: tuple[Any, ...]) -> None:
-    digest = hashlib.blake2b(repr(judged).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    # The digest is of the finished rule, which is frozen: there is no other moment to set it.
-    object.__setattr__(rule, "fingerprint", int.from_bytes(digest, "big", signed=True))
+def _entries(
+    table: dict[str, Any], name: str, lines: dict[str, list[int]], most: int, problems: list[Problem]
+) -> list[tuple[int, Any, int]]:
+    """Number, content and line of each table `[[name]]`."""
+    entries = table.get(name, [])
+    if not isinstance(entries, list):
+        problems.append(Problem("file", name, f"must be an array of tables: [[{name}]]"))
+        return []
+    if len(entries) > most:
+        raise InvalidRules([*problems, Problem("file", name, f"more than {most} {name}s")])
+    places = lines.get(name, [])
+    if len(places) != len(entries):
+        places = [0] * len(entries)  # written inline, or a header inside a string: better none than a wrong line
+    return list(zip(range(1, len(entries) + 1), entries, places, strict=True))
+
+
+def overridable(detector: str) -> frozenset[str]:
+    """The fields of a detector's rules that an override may give; none for one that does not judge each sensor by
+    itself."""
+    takes = PARAMETERS.get(detector)
+    if takes is not None and not takes.by_sensor:
+        return frozenset()
+    if detector == "offline":
+        return frozenset({"after"}) | _OVERRIDABLE  # its alerts may be of a whole gateway: one level for all
+    return (FIELDS[detector] | _OVERRIDABLE) - _NOT_OVERRIDABLE
+
+
+def _override(
+    table: dict[str, Any],
+    place: str,
+    rules: Mapping[str, Rule],
+    kinds: Collection[str],
+    problems: list[Problem],
+    has_sound_rules: bool,
+) -> Override | None:
+    reader = _RuleReader(table, place, kinds, problems)
+    before = len(problems)
+    rule = rules.get(reader.text("rule", required=True))
+    if rule is None:
+        if len(problems) == before:
+            reader.wrong("rule", f"no rule {str(table.get('rule'))[:80]!r} in this file")
+        return None
+    scope = tuple((name, reader.scope(name)) for name in SCOPES if name in table)
+    if not scope:
+        reader.wrong("rule", f"the override has no scope: it names {', '.join(SCOPES)}")
+    if math.prod(len(words) for _, words in scope) > MAX_SCOPE:
+        reader.wrong(scope[0][0], f"more than {MAX_SCOPE} combinations; make several overrides")
+    fields = {name: value for name, value in table.items() if name != "rule" and name not in SCOPES}
+    allowed = overridable(rule.detector) if rule.detector in FIELDS else frozenset(fields)
+    for name in fields.keys() - allowed:
+        reader.wrong(name, f"cannot be overridden in a rule of detector {rule.detector}")
+    if not fields.keys() - {"source", "mark"}:
+        reader.wrong("rule", "the override changes nothing")
+    if len(problems) > before or not has_sound_rules:
+        return None
+    attributes = frozenset[str]()
+    merged = overridden(rule, [fields], kinds, place, problems)
+    if merged is not None:
+        attributes = frozenset(name for _, given in merged.from_model for name in given.attributes)
+    return Override(rule.id, scope, fields, attributes, place, table)
+
+
+def overridden(
+    rule: Rule, fields: Sequence[Mapping[str, Any]], kinds: Collection[str], place: str, problems: list[Problem]
+) -> Rule | None:
+    """The rule with fields of overrides in place of its own, the last first; None where they do not fit, which is then
+    in `problems`."""
+    table = dict(rule.raw)
+    for given in fields:
+        table |= given
+    if "hold" in table and not any("hold" in given for given in fields) and isinstance(table["hold"], dict):
+        # A hold by level is of the rule's own levels: for others there is nothing to hold.
+        present = table.get("levels", table["hold"])
+        table["hold"] = {name: span for name, span in table["hold"].items() if name in present}
+    if isinstance(table.get("mark"), dict) and not any("mark" in given for given in fields):
+        present = table.get("levels", table["mark"])
+        table["mark"] = {name: mark for name, mark in table["mark"].items() if name in present}
+    before = len(problems)
+    found = _RuleReader(table, place, kinds, problems).rule(rule.line, False)
+    return found if len(problems) == before else None
+
+
+def _check_ties(overrides: Sequence[Override], problems: list[Problem]) -> None:
+    """Refuse two overrides of one rule that give a field to the same sensors and are equally narrow."""
+    taken: dict[tuple[Any, ...], Override] = {}
+    for override in overrides:
+        told = False
+        for words in itertools.product(*(words for _, words in override.scope)):
+            names = tuple(zip((name for name, _ in override.scope), words, strict=True))
+            for name in override.fields.keys() - {"source", "mark"}:
+                other = taken.setdefault((override.rule, names, name), override)
+                if other is not override and not told:
+                    told = True
+                    said = ", ".join(f"{scope} {word}" for scope, word in names)
+                    problems.append(Problem(override.place, name, f"{said} has this field from {other.place} too"))
+
+
+def disorder(side: str, detector: str, limits: Sequence[float]) -> list[str]:
+    """What is wrong with the order of the limits by level, NaN for none."""
+    falling = side == "below" and detector == "threshold"
+    given = [(name, limit) for name, limit in zip(LEVELS, limits, strict=True) if not math.isnan(limit)]
+    return [
+        f"{upper} must not be {'above' if falling else 'below'} {lower}"
+        for (lower, a), (upper, b) in itertools.pairwise(given)
+        if ((b > a) if falling else (b < a))
+    ]
+
+
+def never_clears(
+    detector: str, side: str, levels: Sequence[float], low: float | None, high: float | None, margin: Margin
+) -> bool:
+    """Whether the margin leaves no value at which an alert could ever clear."""
+    if detector == "range" and low is not None and high is not None and low < high:
+        return low + margin.of(low) > high - margin.of(high)
+    return detector == "rate" and side == "either" and any(margin.of(limit) >= limit > 0 for limit in levels)
 
 
 class _RuleReader:
@@ -431,6 +618,7 @@ class _RuleReader:
         self.place = place
         self.kinds = kinds
         self.problems = problems
+        self.from_model: dict[str, FromModel] = {}
 
     def wrong(self, name: str, text: str) -> None:
         self.problems.append(Problem(self.place, name[:80], text))
@@ -459,11 +647,13 @@ class _RuleReader:
         single = _DEFAULT_LEVEL.get(form, Level.YELLOW)
         if has("level"):
             single = self.level(single)
-        low = self.number("min") if has("min") else None
-        high = self.number("max") if has("max") else None
+        low = self.bound("min") if has("min") else None
+        high = self.bound("max") if has("max") else None
         if low is not None and high is not None and low >= high:
             self.wrong("min", "must be below max")
-        present = [not math.isnan(limit) for limit in levels] if has("levels") else [i + 1 == single for i in range(4)]
+        present = [i + 1 == single for i in range(4)]
+        if has("levels"):
+            present = [name in table["levels"] if isinstance(table.get("levels"), dict) else False for name in LEVELS]
         hold = self.hold(present) if has("hold") else (0, 0, 0, 0)
         margin, clear_hold = self.clear() if has("clear") else (Margin(), 0)
         self.check_margin(detector, side, levels, low, high, margin)
@@ -502,6 +692,8 @@ class _RuleReader:
             is_condition=self.is_condition(form),
             latch=self.flag("latch", False),
             chatter=self.chatter() if "chatter" in table else None,
+            from_model=tuple(sorted(self.from_model.items())),
+            tags=self.tags(),
             source=source,
             marks=marks,
             instruction=instruction,
@@ -509,8 +701,7 @@ class _RuleReader:
             line=line,
             raw=table,
         )
-        _mark(rule, rule.judged())
-        return rule
+        return sealed(rule)
 
     # plain values
 
@@ -542,6 +733,56 @@ class _RuleReader:
 
     def number(self, name: str) -> float | None:
         return self.as_number(name, self.table[name]) if name in self.table else None
+
+    def limit(self, name: str, value: object) -> float | None:
+        """A number; NaN for one that the sensor's asset gives, which is noted in `from_model`."""
+        if not isinstance(value, dict):
+            return self.as_number(name, value)
+        before = len(self.problems)
+        for key in value.keys() - {"of", "minus", "times", "plus", "default"}:
+            self.wrong(f"{name}.{key}", "unknown field")
+        texts = {key: value.get(key, "") for key in ("of", "minus")}
+        for key, text in texts.items():
+            if not isinstance(text, str) or len(text) > 200 or (not text and (key == "of" or key in value)):
+                self.wrong(f"{name}.{key}", "must be the name of an attribute of the sensor's asset")
+        numbers = {
+            key: self.as_number(f"{name}.{key}", value[key]) for key in ("times", "plus", "default") if key in value
+        }
+        if len(self.problems) > before:
+            return None
+        times, plus, default = numbers.get("times"), numbers.get("plus"), numbers.get("default")
+        self.from_model[name] = FromModel(
+            texts["of"], texts["minus"], 1.0 if times is None else times, plus or 0.0, default
+        )
+        return math.nan
+
+    def bound(self, name: str) -> float | None:
+        """`min` or `max` of a range; None where it is the sensor's own, or its asset's."""
+        found = self.limit(name, self.table[name]) if name in self.table else None
+        return None if found is None or math.isnan(found) else found
+
+    def tags(self) -> tuple[str, ...]:
+        value = self.table.get("tags", [])
+        if not isinstance(value, list) or len(value) > 100 or not all(isinstance(v, str) and v for v in value):
+            self.wrong("tags", "must be a list of at most 100 texts")
+            return ()
+        return tuple(dict.fromkeys(value))
+
+    def scope(self, name: str) -> tuple[str, ...]:
+        """The words of one part of an override's scope."""
+        value = self.table[name]
+        words = [value] if isinstance(value, str) else value
+        if not isinstance(words, list) or not words or not all(isinstance(w, str) and w.strip("/") for w in words):
+            self.wrong(name, "must be a text or a list of texts")
+            return ("",)
+        if name == "sensor":
+            for word in [w for w in words if not _SENSOR.fullmatch(w)][:10]:
+                self.wrong(name, f"{word[:80]!r} is not device/property")
+        if name == "area":
+            words = [word.strip("/") for word in words]
+            if len(set(map(area_depth, words))) > 1:
+                self.wrong(name, "names areas of different depth; make several overrides")
+        return tuple(dict.fromkeys(words))
 
     def not_negative(self, name: str) -> float:
         number = self.number(name)
@@ -698,16 +939,13 @@ class _RuleReader:
             if name not in LEVELS:
                 self.wrong(f"levels.{name}", f"must be one of {', '.join(LEVELS)}")
                 continue
-            number = self.as_number(f"levels.{name}", given)
+            number = self.limit(f"levels.{name}", given)
             if number is not None:
                 limits[LEVELS.index(name)] = number
                 if detector == "rate" and number <= 0:
                     self.wrong(f"levels.{name}", "must be above 0: the side tells the direction of a change")
-        falling = side == "below" and detector == "threshold"
-        given_limits = [(name, limit) for name, limit in zip(LEVELS, limits, strict=True) if not math.isnan(limit)]
-        for (lower, a), (upper, b) in itertools.pairwise(given_limits):
-            if (b > a) if falling else (b < a):
-                self.wrong("levels", f"{upper} must not be {'above' if falling else 'below'} {lower}")
+        for text in disorder(side, detector, limits):
+            self.wrong("levels", text)
         return (limits[0], limits[1], limits[2], limits[3])
 
     def hold(self, present: list[bool]) -> tuple[Micros, Micros, Micros, Micros]:
@@ -775,12 +1013,7 @@ class _RuleReader:
         margin: Margin,
     ) -> None:
         """Refuse a margin that leaves no value at which the alert could ever clear."""
-        never = False
-        if detector == "range" and low is not None and high is not None and low < high:
-            never = low + margin.of(low) > high - margin.of(high)
-        if detector == "rate" and side == "either":
-            never = any(margin.of(limit) >= limit > 0 for limit in levels)
-        if never:
+        if never_clears(detector, side, levels, low, high, margin):
             self.wrong("clear.margin", "is so wide that the alert could never clear")
 
     def marks(self, present: list[bool]) -> tuple[str, str, str, str]:

@@ -180,13 +180,13 @@ class Commands:
 
     # Rules
 
-    def put_rules(self, text: str, by: str | None) -> Future[int]:
+    def put_rules(self, text: str, by: str | None, note: str | None = None) -> Future[int]:
         """Replace the whole rule set from the next batch on; its version. Raises `InvalidRules`."""
         rules = self._parse_rules(text)
-        return self._pipeline.submit(lambda: self._put_rules(rules, by))
+        return self._pipeline.submit(lambda: self._put_rules(rules, by, note))
 
-    def _put_rules(self, rules: RuleSet, by: str | None) -> int:
-        version = self._pipeline.writer.transact(lambda c: store.save_rules(c, rules.text, by))
+    def _put_rules(self, rules: RuleSet, by: str | None, note: str | None) -> int:
+        version = self._pipeline.writer.transact(lambda c: store.save_rules(c, rules.text, by, note))
         self._pipeline.use_rules(rules, version)
         return version
 

@@ -131,6 +131,7 @@ class Judgement:
         self.holds.refit(rules.inhibits, rules.chatters, ())
         self.snapshots: list[Snapshot] = []  # oldest first
         self.outdated: set[int] = set()  # batches whose snapshots changed since they were written
+        self._otherwise: set[str] = set()  # alerts whose rule came to something else on their sensor by the last refit
 
     # Change of what the decisions rest on
 
@@ -142,6 +143,11 @@ class Judgement:
             self.rules, self.rules_version = rules, version
         engine = Engine(self.rules, self.catalog, self.started_at, self._reach, self._only)
         engine.adopt(self.engine, self.judged_at)
+        changed = engine.changed(self.engine, self.book.open.values())
+        self._otherwise = {alert.id for alert in changed}
+        if rules is None:
+            # Limits moved with the city: what stands goes on, judged by the new ones from its next reading on.
+            engine.open(alert for alert in changed if alert.state.is_active)
         self.engine = engine
         self.holds.refit(self.rules.inhibits, self.rules.chatters, self.book.open.values())
 
@@ -156,6 +162,7 @@ class Judgement:
             current = self.rules.by_id.get(alert.rule)
             earlier = before.by_id.get(alert.rule) if before is not None else current
             is_gone = current is None or (earlier is not None and earlier.fingerprint != current.fingerprint)
+            is_gone = is_gone or (before is not None and alert.id in self._otherwise)
             if not is_gone and current is not None and alert.state.is_active and current.detector != "offline":
                 index = self.rules.index(alert.rule)
                 if isinstance(current.parameters, Composition):
@@ -573,7 +580,13 @@ class Judgement:
             self.engine.apply(self.engine.merge(small))
             again = Redone(self.engine.composites.followed(redo, after), update.steps)
             self.engine.apply(self.engine.compose((), again)[1])
-        self.engine.settle(alert for alert in self.book.open.values() if alert.state.is_active)
+        active = [alert for alert in self.book.open.values() if alert.state.is_active]
+        self.engine.settle(active)
+        # A watch whose limits changed while nothing ran has no state: it goes on from what was told.
+        rule, sensor, _ = self.engine.levels()
+        names = [known.id for known in self.rules.rules]
+        told = {(names[r], s) for r, s in zip(rule.tolist(), sensor.tolist(), strict=True)}
+        self.engine.open(alert for alert in active if (alert.rule, alert.sensor_index) not in told)
         composites = self.engine.composites
         composites.align(*self.engine.levels(), self.judged_at)
         rules, since = composites.needs()

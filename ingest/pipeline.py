@@ -52,7 +52,7 @@ from twin.model import (
     StoreUnavailable,
 )
 from twin.state import SensorState
-from twin.store.catalog import current_rules, refresh, upsert_sensors
+from twin.store.catalog import current_rules, load_facts, refresh, upsert_sensors
 from twin.store.dirty import Dirty
 from twin.store.writer import Committed, DatabaseInUse, Standing, Writer
 
@@ -488,6 +488,8 @@ class Pipeline:
         def load(connection: Any) -> int:
             nonlocal changed
             changed = refresh(connection, judgement.catalog)
+            if changed:
+                load_facts(connection, judgement.catalog, judgement.rules.attributes)
             return 0
 
         self.writer.transact(load)
@@ -515,7 +517,9 @@ class Pipeline:
 
     def use_rules(self, rules: RuleSet, version: int) -> None:
         """Judge by another rule set from the next batch on; alerts of rules that are gone are closed."""
-        before = self.judgement.rules
+        before, catalog = self.judgement.rules, self.judgement.catalog
+        if not rules.attributes <= catalog.attributes:
+            self.writer.transact(lambda c: load_facts(c, catalog, rules.attributes))
         self.judgement.refit(rules, version)
         self._checkpointed_batch = -1
         self.close_orphans(before, "the rule was changed or removed / 规则已修改或删除")

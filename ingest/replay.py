@@ -13,7 +13,7 @@ from it in what live does not judge: history brought in by `cimtwin import`, and
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -21,9 +21,10 @@ import numpy as np
 
 from alerts.composites import Reach
 from alerts.composition import Composition
-from alerts.engine import EngineState
+from alerts.engine import EngineState, fitted
 from alerts.lifecycle import DEEDS, AlertBook, Digest, Docket, as_of, subject_of, surviving
 from alerts.rules import Rule, RuleSet
+from alerts.scopes import Fitted
 from ingest.judgement import Decision, Judgement
 from twin.catalog import Catalog
 from twin.model import (
@@ -150,7 +151,7 @@ class Replay:
         self.told = 0
         self.digest = Digest()
         self._parse_rules = parse_rules
-        self._rule_sets: dict[int, Mapping[str, Rule]] = {}
+        self._rule_sets: dict[int, Fitted | None] = {}
         self._windows: list[_Window] = []
         self._idle = 0  # loads that gave nothing
         self._width = 10 * MINUTE
@@ -231,13 +232,15 @@ class Replay:
     def _belongs(self, about: Alert | AlertEvent) -> bool:
         """Whether what is recorded of a rule, as it was in a version, bears on this replay: it is on one of its
         sensors, or on none in a replay of all, and other rules than the recorded ones judge alike."""
-        return self._is_ours(about) and (self.given is None or self._is_alike(about.rule, about.rule_version))
+        alike = self.given is None or self._is_alike(about.rule, about.rule_version, about.sensor_index)
+        return self._is_ours(about) and alike
 
-    def _is_alike(self, rule: str, version: int) -> bool:
-        """Whether a rule judged in `version` as it does now."""
-        now = self.judgement.rules.by_id.get(rule)
-        then = now if version == self.judgement.rules_version else self._rule_of(rule, version)
-        return now is not None and then is not None and now.fingerprint == then.fingerprint
+    def _is_alike(self, rule: str, version: int, sensor: int) -> bool:
+        """Whether a rule judged a sensor in `version` as it does now."""
+        if version == self.judgement.rules_version:
+            return rule in self.judgement.rules.by_id
+        now, then = self.judgement.engine.fitted.print_of(rule, sensor), self._set_of(version)
+        return now is not None and then is not None and now == then.print_of(rule, sensor)
 
     def _is_silence(self, rule: str, version: int) -> bool:
         found = self._rule_of(rule, version)
@@ -245,11 +248,17 @@ class Replay:
 
     def _rule_of(self, rule: str, version: int) -> Rule | None:
         """A rule as it was in a version; None where there was none, or one of a kind not known now."""
+        then = self._set_of(version)
+        return None if then is None else then.by_id.get(rule)
+
+    def _set_of(self, version: int) -> Fitted | None:
+        """The rules of a version over the catalogue; None where there were none, or of kinds not known now."""
         if version not in self._rule_sets:
+            self._rule_sets[version] = None
             text = next((text for number, _, text in self.tape.rules() if number == version), "")
             with contextlib.suppress(Refused):
-                self._rule_sets[version] = self._parse_rules(text).by_id
-        return self._rule_sets.setdefault(version, {}).get(rule)
+                self._rule_sets[version] = fitted(self._parse_rules(text), self.catalog)
+        return self._rule_sets[version]
 
     def _is_ours(self, about: Alert | AlertEvent) -> bool:
         """Whether it is judged from this replay's sensors alone."""
@@ -292,7 +301,9 @@ class Replay:
         active = self.judgement.book.active
         for alert in list(alerts):
             key = alert.rule, subject_of(alert)
-            if key in active and active[key].id == alert.id and not self._is_alike(alert.rule, alert.rule_version):
+            if key not in active or active[key].id != alert.id:
+                continue
+            if not self._is_alike(alert.rule, alert.rule_version, alert.sensor_index):
                 del active[key]
 
     def _settle(self, recorded: list[Alert]) -> None:
@@ -472,6 +483,14 @@ class Replay:
                 if value == value:
                     found.append((alert.id, value, peak))
         return found
+
+    def recorded_alerts(self, end: Micros) -> list[Alert]:
+        """The alerts of the same sensors that were raised before `end`, after corrections, as they then stood; those
+        that had cleared long before `start` need not be among them."""
+        alerts, events = self.tape.open_between(self.start, end)
+        history = self._histories(alerts, events)
+        found = (as_of(alert, history[alert.id]) for alert in alerts)
+        return [alert for alert in found if alert is not None and self._is_inside(alert.sensor_index)]
 
     def recorded_digest(self) -> Digest:
         """What was told live of the same sensors and range, after corrections."""

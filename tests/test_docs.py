@@ -29,6 +29,7 @@ from twin.cli import app
 from twin.judging import judge_files
 from twin.live import parse_subscription
 from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, Micros, RawMessage, Reason, parse_time
+from twin.rule_tests import read_tests, run
 from twin.sensors import parse_sensors_csv
 from twin.settings import SECRETS, URLS, Settings, load, variable_of
 from twin.units import load_kinds
@@ -38,7 +39,7 @@ PAIRS = [
     ("README.md", "README.zh.md"),
     *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in
       ("start", "import-a-model", "city-model", "survey-tables", "page", "replay", "concepts", "connect-a-device",
-       "write-a-rule", "detection", "holds", "operate")),
+       "write-a-rule", "manage-rules", "detection", "holds", "operate")),
 ]  # fmt: skip
 PAGES = [page for pair in PAIRS for page in pair]
 KINDS = load_kinds()
@@ -102,6 +103,14 @@ def test_every_rule_shown_parses(block: Block) -> None:
         assert found is not None
         text = found[1]
     assert len(parse_rules(text, KINDS)) >= 1
+
+
+@pytest.mark.parametrize("block", [b for b in RULE_BLOCKS if "[[test]]" in b.text], ids=str)
+def test_every_test_of_rules_shown_passes(block: Block) -> None:
+    rules = parse_rules(block.text, KINDS)
+    tests = read_tests(block.text.encode(), str(block), KINDS, Path)
+    assert tests
+    assert [run(test, rules, KINDS) for test in tests] == [None] * len(tests)
 
 
 def test_every_detector_and_field_is_explained_with_an_example() -> None:

@@ -10,9 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("twin", "ingest", "alerts", "models3d")
-SHELL = ("twin.api", "twin.apart", "twin.app", "twin.cli", "twin.demo", "twin.exporting", "twin.exporting_models",
+SHELL = ("twin.api", "twin.apart", "twin.app", "twin.backtests", "twin.checking", "twin.cli",
+         "twin.demo", "twin.exporting", "twin.exporting_models",
          "twin.following", "twin.importing", "twin.importing_models", "twin.judging", "twin.model_imports",
-         "twin.republish", "twin.tilesets", "twin.replay_worker", "twin.replaying", "twin.replays",
+         "twin.republish", "twin.rule_tests", "twin.tilesets", "twin.replay_worker", "twin.replaying", "twin.replays",
          "twin.__main__")  # fmt: skip
 MAY_IMPORT = {
     "twin": {"twin"},
@@ -39,7 +40,7 @@ PURE = (
     "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation",
     "alerts.composites", "alerts.composition", "alerts.parameters", "alerts.rules",
     "alerts.engine", "alerts.detectors", "alerts.lifecycle", "alerts.words", "alerts.holds",
-    "alerts.judge",
+    "alerts.judge", "alerts.scopes", "alerts.rule_diff", "alerts.comparing",
 )  # fmt: skip
 # Its one purpose is an effect: a process in which a library may crash.
 APART = ("models3d.confined",)

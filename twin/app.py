@@ -18,11 +18,12 @@ import numpy as np
 import psycopg
 import uvicorn
 
-from alerts.engine import EngineState
+from alerts.engine import EngineState, effective_on
 from alerts.holds import HELD
 from alerts.lifecycle import AlertBook, listed, subject_of
 from alerts.packs import default_text
 from alerts.rules import Rule, RuleSet, parse_rules
+from alerts.scopes import Fitted
 from ingest.commands import Commands
 from ingest.inbox import Inbox
 from ingest.judgement import Judgement, Snapshot
@@ -32,6 +33,7 @@ from ingest.source import WireSource
 from twin.apart import Apart
 from twin.api import create_app
 from twin.api.alerts import alert_json
+from twin.backtests import Backtests
 from twin.catalog import Catalog
 from twin.embedded import DataDir, EmbeddedBroker, EmbeddedPostgres
 from twin.following import Follower
@@ -43,7 +45,7 @@ from twin.sensors import sensors_from_json
 from twin.settings import Address, Settings
 from twin.state import SensorState
 from twin.store import holds
-from twin.store.catalog import current_rules, refresh, save_rules
+from twin.store.catalog import current_rules, load_facts, refresh, save_rules
 from twin.store.migrate import migrate
 from twin.store.reader import Reader
 from twin.store.upkeep import Upkeep
@@ -117,6 +119,7 @@ class Service:
         self.reader = Reader(self.database_url)
         self.live = Live(self)
         self.replays = Replays(self, settings.replays)
+        self.backtests = Backtests(self)
         self.apart = Apart()
         self.model_imports = ModelImports(settings.data_dir / "spool", self.apart)
         self.model_imports.sweep()
@@ -157,6 +160,7 @@ class Service:
         catalog = Catalog(self.kinds)
         writer.transact(lambda c: int(refresh(c, catalog)))
         rules, version = self._load_rules(writer)
+        writer.transact(lambda c: load_facts(c, catalog, rules.attributes))
         self.judgement = judgement = Judgement(
             catalog,
             rules,
@@ -353,6 +357,8 @@ class Service:
         self._stopping.set()
         if hasattr(self, "replays"):
             self.replays.end()
+        if hasattr(self, "backtests"):
+            self.backtests.end()
         if hasattr(self, "apart"):
             self.apart.end()
         if hasattr(self, "source"):
@@ -402,10 +408,18 @@ class Service:
     def seq(self) -> int:
         return self.pipeline.seq
 
+    @property
+    def fitted(self) -> Fitted:
+        """The rules in force over the catalogue."""
+        return self.judgement.engine.fitted
+
     def rules_on(self, sensor: int) -> list[Rule]:
-        """The rules that look at a sensor, as they stand in the set in force."""
+        """The rules in force that look at a sensor, with the values that they have there."""
         engine = self.judgement.engine
-        return [engine.rules.rules[number] for number in engine.rules_on(sensor)]
+        places = set(engine.rules_on(sensor))
+        alone = effective_on(engine.rules, self.catalog, sensor)
+        there = (variant for variant, sensors in alone.parts if len(sensors))
+        return [alone.rules[variant] for variant in there if int(alone.public[variant]) in places]
 
     def dirty(self, sensor: int) -> tuple[Micros, Micros] | None:
         return self.pipeline.dirty.span(sensor)
@@ -495,6 +509,7 @@ class Service:
             "alerts_held": sum(not HELD.isdisjoint(alert.flags) for alert in list(self.judgement.book.open.values())),
             "holds": len(self.judgement.holds.standing),
             "rules_version": self.rules_version,
+            "watches_without_limit": len(self.fitted.lacking),
             "uptime_s": round((now() - self.started_at) / SECOND, 3),
         }
         result |= self._hearing()

@@ -7,7 +7,7 @@ either wholly or not yet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,8 +35,24 @@ class Replacement:
     since: Micros
 
 
+AREA_TAG: Final = "area:"  # a sensor's own word for its administrative area, before its asset's
+
+
+@dataclass(frozen=True, slots=True)
+class AssetFacts:
+    """What the city model says of the asset that sensors sit on: its id, its administrative area as a path
+    `district/street/grid` ("" if not said), and those of its numbers that were asked for, by attribute; what it does
+    not say itself, the asset says that it is part of."""
+
+    id: str
+    area: str
+    numbers: Mapping[str, float]
+
+
 class Catalog:
     """All sensors and what judging needs of each.
+
+    `facts`: by index, of the sensors that sit on an asset; `attributes`: the numbers that were asked for.
 
     Columns (length `len(catalog)`): `factor`, `offset` (canonical = value * factor + offset), `low`, `high` (believable
     range, canonical unit, NaN = none given), `interval_us` (0 = none given), `jump` (canonical, inf = any),
@@ -56,6 +72,8 @@ class Catalog:
         self.tenants: dict[str, str] = {}
         self.replacements: dict[str, Replacement] = {}  # by hardware
         self.retired: dict[str, Micros] = {}  # device whose original hardware was replaced, and since when
+        self.facts: Mapping[int, AssetFacts] = {}
+        self.attributes: frozenset[str] = frozenset()
         self._columns: dict[str, NDArray[Any]] = {
             "factor": np.ones(0),
             "offset": np.zeros(0),
@@ -189,6 +207,18 @@ class Catalog:
         self.retired = {}
         for r in replacements:
             self.retired[r.device] = min(r.since, self.retired.get(r.device, r.since))
+
+    def describe(self, facts: Mapping[int, AssetFacts], attributes: frozenset[str]) -> None:
+        """Set what the city model says of the sensors' assets, all of it, with these of their numbers."""
+        self.facts, self.attributes = facts, attributes
+
+    def area(self, index: int) -> str:
+        """The administrative area that a sensor lies in, "" if nobody says."""
+        for tag in self.sensors[index].tags:
+            if tag.startswith(AREA_TAG):
+                return tag.removeprefix(AREA_TAG).strip("/")
+        facts = self.facts.get(index)
+        return "" if facts is None else facts.area.strip("/")
 
     def find(self, sensor_id: str) -> int:
         """The index of `device/property`; NotFound if there is no such sensor."""

@@ -373,30 +373,52 @@ def export_alerts(
             typer.echo(f"cimtwin: {run(settings, dsn, from_, to, sensor or (), out)}")
 
 
+@app.command()
+def backtest(
+    rules: Annotated[Path, typer.Option(help="规则 / rules (TOML)")],
+    from_: Annotated[str, typer.Option("--from", help="起始时刻(含) / from, included: 2023-12-18T00:00:00Z")],
+    to: Annotated[str, typer.Option(help="结束时刻(不含) / to, excluded")],
+    sensor: OnlySensors = None,
+    shown: Annotated[int, typer.Option(min=0, help="每个列表至多几条 / alerts in each list at most")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="结果(JSON),缺省标准输出 / answer (JSON); default: stdout")] = None,
+    config: Config = None,
+    data_dir: DataDirOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """这些规则在已入库的读数上会给出哪些报警,只读 / what other rules would have given of stored readings."""
+    with plain_errors():
+        from twin.backtests import in_terminal
+        from twin.embedded import database_url_for_command
+
+        settings = settings_of(config, data_dir=data_dir, database_url=database_url)
+        named = str(rules), read(rules)
+        with database_url_for_command(settings) as dsn:
+            typer.echo(f"cimtwin: {in_terminal(settings, dsn, (from_, to), named, sensor, shown, out)}", err=True)
+
+
 @app.command("check-rules")
 def check_rules(
-    files: Annotated[list[Path], typer.Argument(help="规则文件 / rules files")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="规则文件、测试文件,缺省为默认规则包 / rules, files of tests; none: the default pack"),
+    ] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="运行 [[test]]:给定读数,核对报警 / run the [[test]] tables")
+    ] = False,
     config: Config = None,
 ) -> None:
-    """检查规则文件,列出所有错误 / check rules files, listing every mistake."""
+    """检查规则文件,列出所有错误;--test 运行规则测试 / check rules files, listing every mistake; run their tests."""
     with plain_errors():
-        from twin.importing import parse_named_rules
-        from twin.units import load_kinds
+        from twin.checking import check_files
 
         settings = settings_of(config)
-        kinds = load_kinds(settings.kinds)
-        mistakes = 0
-        for file in files:
-            try:
-                rules = parse_named_rules(read(file), str(file), kinds)
-            except Refused as refused:
-                mistakes += len(refused.problems)
-                for problem in refused.problems:
-                    typer.echo(f"cimtwin: {problem}", err=True)
-            else:
-                typer.echo(f"cimtwin: {file}: {len(rules)} rules / 条规则")
-        if mistakes:
-            raise typer.Exit(2)
+        found = check_files(settings, [(str(file), read(file)) for file in files or ()], test)
+        for line in found.said:
+            typer.echo(f"cimtwin: {line}")
+        for line in found.wrong:
+            typer.echo(f"cimtwin: {line}", err=True)
+        if found.mistakes or found.failed:
+            raise typer.Exit(2 if found.mistakes else 1)
 
 
 def read(file: Path) -> bytes:

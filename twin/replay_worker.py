@@ -6,6 +6,7 @@ anywhere. It is nice to the live service: its priority is the lowest.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -23,7 +24,7 @@ from alerts.rules import RuleSet, parse_rules
 from ingest.replay import Replay
 from twin.catalog import Catalog
 from twin.live import box_mask
-from twin.model import SECOND, Alert, AlertEvent, Micros, Readings, StoreUnavailable
+from twin.model import SECOND, Alert, AlertEvent, Micros, Readings, Refused, StoreUnavailable
 from twin.store.tape import Tape
 from twin.units import load_kinds
 
@@ -88,11 +89,15 @@ def open_replay(tape: Tape, kinds_file: Path | None, wanted: Wanted) -> Replay:
     """The replay, at its start. Raises `StoreUnavailable`; `Refused` where the given rules are bad."""
     kinds = load_kinds(kinds_file)
     catalog = Catalog(kinds)
-    tape.load_catalog(catalog)
 
     def parse(text: str) -> RuleSet:
         return parse_rules(text, kinds)
 
+    attributes = frozenset[str]()
+    for text in [text for _, _, text in tape.rules()] if wanted.rules is None else [wanted.rules]:
+        with contextlib.suppress(Refused):  # of a time when other kinds were known
+            attributes |= parse(text).attributes
+    tape.load_catalog(catalog, attributes)
     result = Replay(
         tape,
         catalog,

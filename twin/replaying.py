@@ -38,7 +38,7 @@ def in_terminal(
 ) -> str:
     """`cimtwin replay`: alert events as JSON lines to `out` or stdout, a progress line on stderr where that is a
     terminal; what it came to. Raises `Refused` for a bad option, naming it; then nothing is written."""
-    start, end = (_moment(f"--{name}", text) for name, text in zip(("from", "to"), span, strict=True))
+    start, end = (moment(f"--{name}", text) for name, text in zip(("from", "to"), span, strict=True))
     if start >= end:
         raise Refused([Problem("--from", "", "must be before --to / 必须早于 --to")])
     if not is_speed(speed):
@@ -46,8 +46,8 @@ def in_terminal(
         raise Refused([Problem("--speed", "", f"must be {text}, or 0 for as fast as possible / 0 为尽快")])
     kinds = load_kinds(settings.kinds)
     given = None if rules is None else parse_named_rules(rules[1], rules[0], kinds).text
-    then = None if received_before is None else _moment("--received-before", received_before)
-    wanted = Wanted(start, end, speed, _indices(dsn, kinds, sensors, area), given, then)
+    then = None if received_before is None else moment("--received-before", received_before)
+    wanted = Wanted(start, end, speed, indices(dsn, kinds, sensors, area), given, then)
     with closing(ReplayTape(dsn, then)) as tape:
         return _play(open_replay(tape, settings.kinds, wanted), speed, out)
 
@@ -89,7 +89,8 @@ def _play(replay: Replay, speed: float, out: Path | None) -> str:
     )
 
 
-def _moment(option: str, text: str) -> Micros:
+def moment(option: str, text: str) -> Micros:
+    """The time that an option gives. Raises `Refused`."""
     try:
         return min(max(parse_time(text), EARLIEST), LATEST)
     except (ValueError, OverflowError):
@@ -107,7 +108,7 @@ def _box(area: str) -> tuple[float, float, float, float]:
     raise Refused([Problem("--area", "", "must be minlon,minlat,maxlon,maxlat / 必须为 minlon,minlat,maxlon,maxlat")])
 
 
-def _indices(
+def indices(
     dsn: str, kinds: dict[str, Kind], sensors: Sequence[str] | None, area: str | None
 ) -> tuple[int, ...] | None:
     """The indices of the sensors named and inside; None for all. Raises `Refused`."""

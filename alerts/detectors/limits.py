@@ -44,8 +44,10 @@ class LimitWatches:
     def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> LimitWatches:
         profiles: list[tuple[Rule, Sequence[float], Sequence[float]]] = []
         profile = np.full(len(rows), -1)
+        order = np.argsort(rows.rule, kind="stable")
+        begin = np.searchsorted(rows.rule[order], np.arange(len(rules) + 1)).tolist()
         for r, rule in enumerate(rules):
-            mine = np.flatnonzero(rows.rule == r)
+            mine = order[begin[r] : begin[r + 1]]
             if not len(mine):
                 continue
             if rule.detector == "threshold":

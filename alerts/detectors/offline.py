@@ -79,7 +79,8 @@ class Heard:
 class OfflineWatches:
     """All watches of offline rules.
 
-    `rows` are (rule, sensor) pairs with their `after` in µs (> 0); `domain` gives every sensor's domain as an index
+    `rows` are (rule, sensor) pairs with their `after` in µs (> 0) and the fingerprint, in `prints`, of what the rule
+    comes to there; `domain` gives every sensor's domain as an index
     into `domains`. Sensors without a row are remembered too, for rules to come.
     """
 
@@ -92,8 +93,12 @@ class OfflineWatches:
         domains: Sequence[str],
         gateways: list[str],
         started_at: Micros,
+        prints: Ints | None = None,
     ) -> None:
         self.rules = rules
+        if prints is None:
+            prints = np.array([rule.fingerprint for rule in rules] or [0], np.int64)[rows.rule]
+        self.prints = prints
         self.rows = rows
         self.after = after
         self.domain = domain
@@ -218,7 +223,7 @@ class OfflineWatches:
             "gateway": state.gateway[heard],
             "gateways": np.array(self.gateways, dtype=np.str_),
             "heard": _grown(state.heard, len(self.gateways)).copy(),
-            "row_rule": prints[rows.rule[kept]],
+            "row_rule": self.prints[kept],
             "row_sensor": sensors[rows.sensor[kept]],
             "row_status": state.status[kept],
             "row_silent_at": state.silent_at[kept],
@@ -251,7 +256,8 @@ class OfflineWatches:
         rule = np.array([rule_of.get(f, -1) for f in saved["row_rule"].tolist()], np.int64)
         known = np.flatnonzero((rule >= 0) & (saved["row_sensor"] < len(state.last)))
         row = self.rows.find(saved["row_sensor"][known], rule[known])
-        known, row = known[row >= 0], row[row >= 0]
+        same = (row >= 0) & (self.prints[row] == saved["row_rule"][known]) if len(self.rows) else row >= 0
+        known, row = known[same], row[same]
         state.status[row] = saved["row_status"][known]
         state.silent_at[row] = saved["row_silent_at"][known]
         state.from_at[row] = saved["row_from_at"][known]

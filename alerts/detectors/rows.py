@@ -74,13 +74,21 @@ class Rows:
         at = np.minimum(np.searchsorted(self._key, wanted), len(self) - 1)
         return np.where(self._key[at] == wanted, at, -1)
 
+    def within(self, sensor: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> Ints:
+        """The first row of each sensor whose rule is of [low, high), -1 where there is none."""
+        if not len(self):
+            return np.full(len(sensor), -1)
+        at = np.minimum(np.searchsorted(self._key, _key(sensor, low)), len(self) - 1)
+        found = self._key[at]
+        return np.where((found >= _key(sensor, low)) & (found < _key(sensor, high)), at, -1)
+
     def of_sensors(self, sensors: NDArray[Any]) -> Ints:
         """All rows of `sensors`, in that order."""
         return spans(self.begin[sensors], self.number[sensors])
 
 
 def _key(sensor: NDArray[Any], rule: NDArray[Any]) -> Ints:
-    return np.asarray((sensor.astype(np.int64) << 20) | rule)
+    return np.asarray((sensor.astype(np.int64) << 24) + rule)
 
 
 @dataclass(frozen=True, slots=True)

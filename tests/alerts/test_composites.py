@@ -82,7 +82,7 @@ def test_what_a_composite_follows_bears_on_whether_it_judges_alike() -> None:
     assert one.by_id["c"].fingerprint == rules(text.replace("Level high", "Water high")).by_id["c"].fingerprint
     assert one.by_id["c"].fingerprint != rules(text.replace("yellow = 2", "yellow = 3")).by_id["c"].fingerprint
     assert one.by_id["c"].fingerprint != rules(text.replace("1h", "2h")).by_id["c"].fingerprint
-    assert rules(to_toml(one.rules)).by_id["c"] == one.by_id["c"]
+    assert rules(to_toml(one)).by_id["c"] == one.by_id["c"]
     assert parse_rules_table(one.as_json(), KINDS).by_id["c"] == one.by_id["c"]
 
 

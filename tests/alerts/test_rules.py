@@ -290,7 +290,7 @@ def test_json_and_toml_give_the_same_rules() -> None:
     again = parse_rules_json(json.dumps(rules.as_json()), KINDS)
     assert again.rules == rules.rules
     assert parse_rules(again.text, KINDS).rules == rules.rules
-    assert parse_rules(to_toml(rules.rules), KINDS).rules == rules.rules
+    assert parse_rules(to_toml(rules), KINDS).rules == rules.rules
     odd = {"rule": [{"id": "r", "kind": "water.ph", "detector": "range", "title": 'a "b" \\ \n \x7f é 😀'}]}
     assert parse_rules(parse_rules_table(odd, KINDS).text, KINDS).rules[0].title.en == odd["rule"][0]["title"]
 

@@ -14,6 +14,7 @@ from twin.api import (
     alerts,
     assets,
     auth,
+    backtests,
     description,
     devices,
     errors,
@@ -68,7 +69,8 @@ def create_app(service: ServiceView) -> FastAPI:
     errors.install(app)
     app.include_router(health.router(service))
     api = APIRouter(prefix="/api/v1")
-    for subject in (stats, sensors, readings, alerts, holds, rules, quarantine, devices, replays):
+    # The rules before the sensors: a sensor's property takes what is left of a path.
+    for subject in (stats, rules, sensors, readings, alerts, holds, quarantine, devices, replays, backtests):
         api.include_router(subject.router(service))
     networks = assets.Networks()
     # Before the assets: an asset's id may hold any sign, so `/assets/{id}` takes every path that is left.

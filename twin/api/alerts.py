@@ -86,6 +86,7 @@ def router(service: ServiceView) -> APIRouter:
         tenant: Text = None,
         rule: Text = None,
         flag: Annotated[str | None, Query(max_length=200, examples=["shelved,suppressed"])] = None,
+        tag: Annotated[str | None, Query(max_length=512, description="现行规则的标签 / of rules in force")] = None,
         from_: From = None,
         to: To = None,
         limit: Limit = 100,
@@ -94,6 +95,12 @@ def router(service: ServiceView) -> APIRouter:
         start, end = instant("from", from_), instant("to", to)
         check_order(start, end)
         assets = frozenset[str]() if asset is None else await names_of_asset(service, asset)
+        rules = words("rule", rule)
+        if tag is not None:
+            tags = set(words("tag", tag))
+            rules = tuple(r.id for r in service.rules.rules if tags & set(r.tags) and (not rules or r.id in rules))
+            if not rules:
+                return page([], None)
         query = AlertQuery(
             start,
             end,
@@ -101,7 +108,7 @@ def router(service: ServiceView) -> APIRouter:
             levels=tuple(int(Level.of(word)) for word in words("level", level, LEVELS)),
             domains=words("domain", domain),
             tenants=words("tenant", tenant),
-            rules=words("rule", rule),
+            rules=rules,
             flags=words("flag", flag, FLAGS),
             sensors=(service.catalog.find(sensor),) if sensor is not None else (),
             assets=tuple(assets),

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field, StrictBool
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from alerts.rules import RuleSet, parse_rules, parse_rules_json
 from twin.api.errors import Invalid
 from twin.api.parameters import (
     After,
@@ -28,6 +27,7 @@ from twin.api.parameters import (
     page,
     parse_cursor,
 )  # fmt: skip
+from twin.api.rules import rules_given
 from twin.api.view import ServiceView
 from twin.model import Micros, StoreUnavailable, iso
 from twin.replay_worker import SPEEDS, Wanted, is_speed, selection
@@ -138,7 +138,7 @@ def router(service: ServiceView) -> APIRouter:
             raise Invalid("action", f"must be one of {', '.join(ACTIONS)}", f"只能是 {'、'.join(ACTIONS)}")
         argument: float | int | None = None
         if given.action == "seek":
-            argument = _time("time", given.time)
+            argument = time_given("time", given.time)
             if not view.wanted.start <= argument <= view.wanted.end:
                 span = f"{iso(view.wanted.start)} … {iso(view.wanted.end)}"
                 raise Invalid("time", f"must lie within {span}", f"必须在 {span} 之内")
@@ -155,16 +155,14 @@ def router(service: ServiceView) -> APIRouter:
 
 
 def _wanted(given: NewReplay, service: ServiceView) -> Wanted:
-    begin, end = _time("from", given.from_), _time("to", given.to)
-    if begin >= end:
-        raise Invalid("from", f"must be before to ({iso(end)})", "必须早于 to")
+    begin, end = span_given(given.from_, given.to)
     return Wanted(
         begin,
         end,
         _speed(given.speed),
         selection(service.catalog, given.sensors, _area(given)),
-        None if given.rules is None else _rules(given.rules, service).text,
-        None if given.received_before is None else _time("received_before", given.received_before),
+        None if given.rules is None else rules_given(given.rules, service).text,
+        None if given.received_before is None else time_given("received_before", given.received_before),
     )
 
 
@@ -176,11 +174,20 @@ async def _done(future: Any) -> None:
         raise StoreUnavailable(f"a replay did not answer within {ANSWER_S:g} s") from None
 
 
-def _time(field: str, text: str | None) -> Micros:
+def time_given(field: str, text: str | None) -> Micros:
+    """A time that must be there."""
     at = instant(field, text)
     if at is None:
         raise Invalid(field, "is needed", f"缺少 {field}")
     return at
+
+
+def span_given(start: str, end: str) -> tuple[Micros, Micros]:
+    """[from, to), not empty."""
+    begin, stop = time_given("from", start), time_given("to", end)
+    if begin >= stop:
+        raise Invalid("from", f"must be before to ({iso(stop)})", "必须早于 to")
+    return begin, stop
 
 
 def _speed(speed: float) -> float:
@@ -193,10 +200,3 @@ def _speed(speed: float) -> float:
 def _area(given: NewReplay) -> tuple[float, float, float, float] | None:
     area = given.area if isinstance(given.area, str) or given.area is None else ",".join(map(repr, given.area))
     return box(area, "area")
-
-
-def _rules(given: str | dict[str, Any] | list[dict[str, Any]], service: ServiceView) -> RuleSet:
-    if isinstance(given, str):
-        return parse_rules(given.encode(), service.kinds)
-    tables = given if isinstance(given, list) else given.get("rule", [given])
-    return parse_rules_json(orjson.dumps({"rule": tables}), service.kinds)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from alerts.holds import Inhibit
-from alerts.rules import Rule
+from alerts.rules import Rule, RuleSet
+from alerts.scopes import Fitted
 from ingest.commands import Once
+from twin.backtests import Asked
 from twin.catalog import Catalog
 from twin.live import Live
 from twin.model import Alert, Hold, Micros, Sensor
@@ -38,10 +39,9 @@ class RulesView(Protocol):
     def rules(self) -> Sequence[RuleView]: ...
 
     @property
-    def inhibits(self) -> Sequence[Inhibit]: ...
-
-    @property
     def text(self) -> str: ...
+
+    def as_json(self) -> dict[str, Any]: ...
 
 
 class ReplayView(Protocol):
@@ -81,6 +81,31 @@ class ReplaysView(Protocol):
     def listed(self) -> Sequence[ReplayView]: ...
 
 
+class BacktestView(Protocol):
+    """One back-test; `answer` is done when it is over."""
+
+    asked: Asked
+    answer: Future[dict[str, Any]]
+    created_at: Micros
+
+    @property
+    def id(self) -> str: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+    def cancel(self) -> None: ...
+
+
+class BacktestsView(Protocol):
+    """The back-tests there are."""
+
+    def start(self, asked: Asked) -> BacktestView: ...
+
+    def find(self, id_: str) -> BacktestView: ...
+
+    def listed(self) -> Sequence[BacktestView]: ...
+
+
 class CommandsView(Protocol):
     """What people ask of the running system: carried out between two batches, committed when the future is done."""
 
@@ -100,7 +125,7 @@ class CommandsView(Protocol):
 
     def end_hold(self, id_: str, by: str | None, note: str | None) -> Future[bytes]: ...
 
-    def put_rules(self, text: str, by: str | None) -> Future[int]: ...
+    def put_rules(self, text: str, by: str | None, note: str | None = None) -> Future[int]: ...
 
     def put_sensors(self, sensors: Sequence[Sensor], once: Once | None = None) -> Future[dict[str, int]]: ...
 
@@ -139,7 +164,15 @@ class ServiceView(Protocol):
     def state(self) -> SensorState: ...
 
     @property
-    def rules(self) -> RulesView: ...
+    def backtests(self) -> BacktestsView: ...
+
+    @property
+    def rules(self) -> RuleSet: ...
+
+    @property
+    def fitted(self) -> Fitted:
+        """The rules in force over the catalogue."""
+        ...
 
     @property
     def rules_version(self) -> int: ...
@@ -166,7 +199,7 @@ class ServiceView(Protocol):
         ...
 
     def rules_on(self, sensor: int) -> Sequence[Rule]:
-        """The rules in force that look at a sensor."""
+        """The rules in force that look at a sensor, with the values that they have there."""
         ...
 
     def dirty(self, sensor: int) -> tuple[Micros, Micros] | None:

@@ -5,10 +5,11 @@ Functions take a connection inside a transaction of the caller's, and raise psyc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from twin.catalog import Catalog, Replacement
+from twin.catalog import AssetFacts, Catalog, Replacement
 from twin.model import Conflict, InvalidSensors, Micros, Problem, Sensor, SensorMode, micros
 from twin.store.database import Connection
 from twin.store.models import bind_sensors
@@ -46,6 +47,47 @@ def refresh(connection: Connection, catalog: Catalog) -> bool:
     )
     catalog.version = version[0]
     return True
+
+
+_PARENTS: Final = 5  # assets upwards that are asked for what a sensor's own does not say
+_FACTS: Final = (
+    "with recursive up (sensor, asset, parent, depth) as ("
+    " select b.sensor_id, v.asset, v.parent, 0 from bindings b"
+    " join asset_versions v on v.asset = b.asset and v.until is null where b.valid_to is null"
+    " union all select up.sensor, v.asset, v.parent, up.depth + 1 from up join assets a on a.id = up.parent"
+    " join asset_versions v on v.asset = a.key and v.until is null where up.depth < %(depth)s)"
+    " select up.sensor, v.id, v.area, array(select v.attributes ->> name from unnest(%(names)s::text[])"
+    " with ordinality as n (name, place) order by place) from up"
+    " join asset_versions v on v.asset = up.asset and v.until is null order by up.sensor, up.depth"
+)
+
+
+def load_facts(connection: Connection, catalog: Catalog, attributes: frozenset[str]) -> int:
+    """Bring to `catalog` what the newest versions of the models say of the sensors' assets: where they lie, and these
+    of their attributes, as far as they are numbers. How many sensors sit on one."""
+    names = sorted(attributes)
+    found: dict[int, AssetFacts] = {}
+    known: dict[tuple[str, str, tuple[tuple[str, float], ...]], AssetFacts] = {}
+    for sensor, id_, area, texts in connection.execute(
+        _FACTS.encode(), {"names": names, "depth": _PARENTS}
+    ).fetchall():  # fmt: skip
+        given = zip(names, map(_number, texts), strict=True)
+        numbers: Mapping[str, float] = {name: number for name, number in given if number is not None}
+        nearer = found.get(sensor)
+        if nearer is not None:  # this is what its asset is part of
+            id_, area, numbers = nearer.id, nearer.area or area, {**numbers, **nearer.numbers}
+        key = id_, area, tuple(sorted(numbers.items()))
+        found[sensor] = known.setdefault(key, AssetFacts(id_, area, numbers))
+    catalog.describe(found, attributes)
+    return len(found)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def upsert_sensors(connection: Connection, sensors: Sequence[Sensor], kinds: dict[str, Kind]) -> tuple[int, int]:
@@ -158,9 +200,11 @@ def current_rules(connection: Connection) -> tuple[int, str] | None:
     return None if row is None else (int(row[0]), str(row[1]))
 
 
-def save_rules(connection: Connection, text: str, by: str | None) -> int:
+def save_rules(connection: Connection, text: str, by: str | None, note: str | None = None) -> int:
     """Store `text` as the next version and make it the one in force."""
     row = connection.execute("update service set rules_version = rules_version + 1 returning rules_version").fetchone()
     version = int(row[0]) if row else 1
-    connection.execute("insert into rule_sets (version, text, by) values (%s, %s, %s)", (version, text, by))
+    connection.execute(
+        "insert into rule_sets (version, text, by, note) values (%s, %s, %s, %s)", (version, text, by, note)
+    )
     return version

@@ -144,6 +144,8 @@ def save_model(connection: Connection, placed: Placed, sources: Sequence[Source]
     ]
     counts = len(fresh) + len(back), len(changed) - len(back), len(removed)
     _save_version(connection, placed, version, model, counts, orphans)
+    # Sensors' assets may lie elsewhere now, or give other limits; last, as everybody's commits wait for this row.
+    connection.execute("update service set catalog_version = catalog_version + 1")
     progress("stored / 入库", 1.0)
     return version
 

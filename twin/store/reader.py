@@ -63,6 +63,17 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleSetRow:
+    """A version of the rules; `size`: characters of its text."""
+
+    version: int
+    created_at: Micros
+    by: str | None
+    note: str | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class AlertQuery:
     """Which alerts: open at any time within [start, end), and of one of each non-empty list. `states` may hold `open`
     (all but cleared)."""
@@ -427,6 +438,15 @@ class Reader:
                 (rows.moment(start), rows.moment(end)),
             )
         ]
+
+    async def rule_sets(self, limit: int, before: int | None = None) -> list[RuleSetRow]:
+        """The newest `limit` rule sets of a lower version than `before`, the newest first."""
+        found = await self._rows(
+            "select version, created_at, by, note, length(text) from rule_sets"
+            " where version < %s order by version desc limit %s",
+            (2**31 - 1 if before is None else before, limit),
+        )
+        return [RuleSetRow(version, micros(at), by, note, size) for version, at, by, note, size in found]
 
     async def rules_text(self, version: int) -> str | None:
         """The TOML of a rule set, or None if there was no such version."""

@@ -12,7 +12,7 @@ import psycopg
 from twin.catalog import Catalog
 from twin.model import MINUTE, Alert, AlertEvent, Indices, Ints, Micros, Readings, StoreUnavailable, TooMany, micros
 from twin.store import rows
-from twin.store.catalog import refresh
+from twin.store.catalog import load_facts, refresh
 from twin.store.database import POSTGRES_EPOCH, Connection, translated
 
 _SETUP: Final = (
@@ -63,9 +63,11 @@ class Tape:
         self._reader.shutdown(wait=False, cancel_futures=True)
         self.connection.close()
 
-    def load_catalog(self, catalog: Catalog) -> None:
+    def load_catalog(self, catalog: Catalog, attributes: frozenset[str] = frozenset()) -> None:
+        """The sensors, and what the models now say of their assets, with these attributes."""
         with translated():
             refresh(self.connection, catalog)
+            load_facts(self.connection, catalog, attributes)
 
     def rules(self) -> list[tuple[int, Micros, str]]:
         """`(version, created_at, text)` of every rule set there was, oldest first."""

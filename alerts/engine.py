@@ -420,8 +420,6 @@ class Engine:
 
     def changed(self, before: Engine, alerts: Iterable[Alert]) -> list[Alert]:
         """Those of these alerts whose rule comes to something else on their sensor than with `before`."""
-        if self.fitted.is_plain and before.fitted.is_plain:
-            return []
         old, new = before.fitted.print_of, self.fitted.print_of
         return [a for a in alerts if old(a.rule, a.sensor_index) != new(a.rule, a.sensor_index)]
 

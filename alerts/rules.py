@@ -270,10 +270,12 @@ class RuleSet:
     tests: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def attributes(self) -> frozenset[str]:
-        """The assets' attributes that limits are taken from."""
+    def attributes(self) -> frozenset[str] | None:
+        """The assets' attributes that limits are taken from; None where nothing of the assets bears on the rules."""
         named = {name for rule in self.rules for _, given in rule.from_model for name in given.attributes}
-        return frozenset(named).union(*(override.attributes for override in self.overrides))
+        found = frozenset(named).union(*(override.attributes for override in self.overrides))
+        by_place = any(name in ("area", "asset") for override in self.overrides for name, _ in override.scope)
+        return found if found or by_place else None
 
     def __len__(self) -> int:
         return len(self.rules)

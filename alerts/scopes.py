@@ -54,11 +54,6 @@ class Fitted:
     problems: list[Problem] = field(default_factory=list)
     _of: dict[int, dict[int, int]] = field(default_factory=dict)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether every rule is the same on all its sensors."""
-        return len(self.rules) == len(self.first) - 1 and not self.off and not self.lacking
-
     @cached_property
     def by_id(self) -> dict[str, Rule]:
         """The rules by id, with their own values."""

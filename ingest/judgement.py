@@ -152,17 +152,15 @@ class Judgement:
         self.holds.refit(self.rules.inhibits, self.rules.chatters, self.book.open.values())
 
     def orphans(self, before: RuleSet | None = None) -> list[Alert]:
-        """Open alerts that no watch stands behind any more: their rule is gone or judges otherwise than in `before`, or
-        no longer looks at their sensor."""
+        """Open alerts that no watch stands behind any more: their rule is gone or no longer looks at their sensor, or,
+        where the last refit was from other rules (`before`), judges it otherwise."""
         rule, sensor, _ = self.engine.levels()
         watched = set(zip(rule.tolist(), sensor.tolist(), strict=True))
         composed = {(rule, subject) for rule, subject, _ in self.engine.composites.open()}
         found = []
         for alert in list(self.book.open.values()):
             current = self.rules.by_id.get(alert.rule)
-            earlier = before.by_id.get(alert.rule) if before is not None else current
-            is_gone = current is None or (earlier is not None and earlier.fingerprint != current.fingerprint)
-            is_gone = is_gone or (before is not None and alert.id in self._otherwise)
+            is_gone = current is None or (before is not None and alert.id in self._otherwise)
             if not is_gone and current is not None and alert.state.is_active and current.detector != "offline":
                 index = self.rules.index(alert.rule)
                 if isinstance(current.parameters, Composition):

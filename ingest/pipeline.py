@@ -518,9 +518,12 @@ class Pipeline:
     def use_rules(self, rules: RuleSet, version: int) -> None:
         """Judge by another rule set from the next batch on; alerts of rules that are gone are closed."""
         before, catalog = self.judgement.rules, self.judgement.catalog
-        if not rules.attributes <= catalog.attributes:
+        named, known = rules.attributes, catalog.attributes
+        if named is not None and (known is None or not named <= known):
             self.writer.transact(lambda c: load_facts(c, catalog, rules.attributes))
         self.judgement.refit(rules, version)
+        for problem in self.judgement.engine.fitted.problems[:10]:
+            log.warning("rules: %s", problem)
         self._checkpointed_batch = -1
         self.close_orphans(before, "the rule was changed or removed / 规则已修改或删除")
 

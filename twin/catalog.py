@@ -52,7 +52,8 @@ class AssetFacts:
 class Catalog:
     """All sensors and what judging needs of each.
 
-    `facts`: by index, of the sensors that sit on an asset; `attributes`: the numbers that were asked for.
+    `facts`: by index, of the sensors that sit on an asset; `attributes`: the numbers that were asked for (None: facts
+    were not asked for).
 
     Columns (length `len(catalog)`): `factor`, `offset` (canonical = value * factor + offset), `low`, `high` (believable
     range, canonical unit, NaN = none given), `interval_us` (0 = none given), `jump` (canonical, inf = any),
@@ -73,7 +74,7 @@ class Catalog:
         self.replacements: dict[str, Replacement] = {}  # by hardware
         self.retired: dict[str, Micros] = {}  # device whose original hardware was replaced, and since when
         self.facts: Mapping[int, AssetFacts] = {}
-        self.attributes: frozenset[str] = frozenset()
+        self.attributes: frozenset[str] | None = None
         self._columns: dict[str, NDArray[Any]] = {
             "factor": np.ones(0),
             "offset": np.zeros(0),
@@ -208,7 +209,7 @@ class Catalog:
         for r in replacements:
             self.retired[r.device] = min(r.since, self.retired.get(r.device, r.since))
 
-    def describe(self, facts: Mapping[int, AssetFacts], attributes: frozenset[str]) -> None:
+    def describe(self, facts: Mapping[int, AssetFacts], attributes: frozenset[str] | None) -> None:
         """Set what the city model says of the sensors' assets, all of it, with these of their numbers."""
         self.facts, self.attributes = facts, attributes
 

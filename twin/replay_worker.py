@@ -93,10 +93,12 @@ def open_replay(tape: Tape, kinds_file: Path | None, wanted: Wanted) -> Replay:
     def parse(text: str) -> RuleSet:
         return parse_rules(text, kinds)
 
-    attributes = frozenset[str]()
+    attributes: frozenset[str] | None = None
     for text in [text for _, _, text in tape.rules()] if wanted.rules is None else [wanted.rules]:
         with contextlib.suppress(Refused):  # of a time when other kinds were known
-            attributes |= parse(text).attributes
+            named = parse(text).attributes
+            if named is not None:
+                attributes = named | (attributes or frozenset())
     tape.load_catalog(catalog, attributes)
     result = Replay(
         tape,

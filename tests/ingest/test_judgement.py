@@ -62,6 +62,17 @@ id = "outside"
 kind = "drainage.ponding_depth"
 detector = "range"
 level = "orange"
+
+[[override]]
+rule = "ponding"
+sensor = "d1/depth"
+levels = { blue = 12, red = 30 }
+hold = { blue = "1min" }
+
+[[override]]
+rule = "still"
+sensor = "d2/depth"
+enabled = false
 """
 
 
@@ -296,3 +307,22 @@ def test_what_was_acknowledged_stays_so_when_late_data_moves_its_beginning() -> 
     (alert,) = now.book.open.values()
     assert alert.raised_at == START + 5 * MINUTE
     assert alert.state is AlertState.ACTIVE_ACKNOWLEDGED
+
+
+def test_a_change_of_a_rule_leaves_the_alerts_of_sensors_on_which_it_comes_to_the_same() -> None:
+    rules = RULES.replace('[[override]]\nrule = "still"', '[[override]]\nrule = "ponding"\nsensor = "d2/depth"\n'
+                          'clear = { hold = "9min" }\n\n[[override]]\nrule = "still"')  # fmt: skip
+    one, kept = judgement(catalog()), Kept()
+    one.refit(parse_rules(rules, KINDS), 1)
+    batch = messages([(sensor, minute, 20.0) for minute in range(4) for sensor in range(3)])
+    decision = one.decide(batch, one.decode(batch), kept, START)
+    kept.commit(decision)
+    one.apply(decision)
+    assert {(a.rule, a.sensor) for a in one.book.open.values()} == {("ponding", f"d{n}/depth") for n in range(3)}
+    before = one.rules
+    one.refit(parse_rules(rules.replace('"9min"', '"8min"'), KINDS), 2)
+    assert [a.sensor for a in one.orphans(before)] == ["d2/depth"]
+    # Other limits: on d1 an override gives all that the rule changes. d2 is orphaned already.
+    before = one.rules
+    one.refit(parse_rules(rules.replace('"9min"', '"8min"').replace("blue = 10", "blue = 11"), KINDS), 3)
+    assert [a.sensor for a in one.orphans(before)] == ["d0/depth", "d2/depth"]

@@ -122,6 +122,8 @@ def test_places_and_the_model_give_limits_and_a_new_model_moves_them_without_los
     assert [a["sensor"] for a in city.get("/alerts", tag="flood")["items"]] == ["r1/depth"]
     assert city.get("/alerts", tag="none")["items"] == []
     raised = {a["id"] for a in city.get("/alerts")["items"]}
+    asked = {"rules": RULES, "from": f"{DAY}T00:00:00Z", "to": f"{DAY}T09:00:00Z"}
+    assert city.post("/backtests", asked).json()["total"]["same"] == 2  # places and limits there, too
 
     put_model(city, 12)
     until(lambda: on(city, "w1/level", "well")["rule"]["levels"] == {"yellow": 1, "red": 2}, "the new limits")

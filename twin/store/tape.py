@@ -63,8 +63,8 @@ class Tape:
         self._reader.shutdown(wait=False, cancel_futures=True)
         self.connection.close()
 
-    def load_catalog(self, catalog: Catalog, attributes: frozenset[str] = frozenset()) -> None:
-        """The sensors, and what the models now say of their assets, with these attributes."""
+    def load_catalog(self, catalog: Catalog, attributes: frozenset[str] | None = None) -> None:
+        """The sensors, and what the models now say of their assets, with these attributes (None: nothing)."""
         with translated():
             refresh(self.connection, catalog)
             load_facts(self.connection, catalog, attributes)

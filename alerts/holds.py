@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
 from twin.catalog import Catalog
-from twin.model import EPOCH, LEVELS, MINUTE, Alert, AlertState, Hold, Level, Micros, Problem, iso
+from twin.model import EPOCH, LEVELS, MINUTE, SECOND, Alert, AlertState, Hold, Level, Micros, Problem, iso
 
 # The flag that each kind of hold sets. A shelf and being out of service are on an alert point (rule and subject); the
 # others are on whatever fits.
@@ -45,6 +45,7 @@ MOST_WORDS: Final = 1000
 MOST_HOLDS: Final = 10_000  # standing at a time
 SUPPRESSED_BY: Final = 5  # of what suppresses an alert, so many are named
 INHIBITED: Final = "alert:"
+LOOK_AGAIN: Final = 10 * SECOND  # at what is explained along networks: they change without telling
 
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)\s*-\s*(?:([01]\d|2[0-3]):([0-5]\d)|(24):(00))")
 _DISTANCE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(m|km)")
@@ -321,6 +322,7 @@ class Holds:
         self._others: set[str] = set()
         self._active: frozenset[str] = frozenset()
         self._due: Micros = 0
+        self._look_at: Micros = 0
         self.is_stale = False  # what alerts are flagged by may all have changed
         self.inhibits: Sequence[Inhibit] = ()
         self.chatters: Mapping[str, Chatter] = {}
@@ -430,8 +432,13 @@ class Holds:
         return (
             self.is_stale
             or now >= self._due
+            or any(self.may_reach_otherwise(n, now) for n in range(len(self.inhibits)))
             or any(now >= self._steady_at(alert) for alert in self._chattering.values())
         )
+
+    def may_reach_otherwise(self, n: int, now: Micros) -> bool:
+        """Whether it is time to ask anew what the sources of the n-th inhibition reach along the network."""
+        return now >= self._look_at and self.inhibits[n].along is not None and bool(self._source_keys[n])
 
     def changed(self, now: Micros) -> list[Hold]:
         """The holds that began or ended since `checked`."""
@@ -456,6 +463,8 @@ class Holds:
             self._drop(id_)
         self._active = frozenset(h.id for h in self.standing.values() if self.is_active(h, now))
         self.is_stale = False
+        if now >= self._look_at:
+            self._look_at = now + LOOK_AGAIN
         self._due = min(
             (self._next_change(hold, now) for hold in self.standing.values()), default=now + 3650 * 24 * 60 * MINUTE
         )

@@ -542,10 +542,8 @@ class Docket:
         return self._act(replace(alert, state=state, flags=flags), "acknowledged", by, note)
 
     def assign(self, alert: Alert, to: str, by: str | None, note: str | None) -> Alert:
-        """It is somebody's to see to. Raises `Conflict` where it is closed, or theirs already."""
+        """It is somebody's to see to. Raises `Conflict` where it is closed."""
         self._check_open(alert)
-        if alert.assignee == to:
-            raise Conflict(f"the alert is assigned to {to} already / 报警已指派给 {to}")
         alert = replace(alert, assignee=to)
         return self._act(alert, "assigned", by, note, _detail(alert, "assignee"))
 
@@ -739,7 +737,7 @@ class Docket:
             now_ = [id_ for id_, alert in self._changed.items() if held.is_source(n, alert, labels[id_])]
             change.come.append([self._changed[id_] for id_ in now_ if id_ not in before])
             change.gone.update((n, id_) for id_ in before.difference(now_))
-            if before.symmetric_difference(now_):
+            if before.symmetric_difference(now_) or (is_due and held.may_reach_otherwise(n, self._now)):
                 concerned |= {id_: self._changed.get(id_, alert) for id_, alert in targets.items()}
         if is_all:
             concerned |= {id_: self._changed.get(id_, alert) for id_, alert in self._book.open.items()}

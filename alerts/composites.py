@@ -255,6 +255,7 @@ class Composites:
             at = series[-1][0] if series else NEVER
             for place in self._places_of(key):
                 latest[place] = max(at, latest.get(place, NEVER))
+        stirred = set(latest)
         if until is not None or clock is not None:
             most = until if until is not None else clock.at if clock is not None else NEVER
             if self._bound <= most:
@@ -278,7 +279,7 @@ class Composites:
                 frontier = max(frontier, until)
             elif clock is not None:
                 frontier = max(frontier, self._frontier(place, clock, spoken))
-            if newest == NEVER and frontier < place.pending:
+            if place not in stirred and frontier < place.pending:
                 continue
             finding, change = self._look(place, get, memo, frontier)
             places.append(change)

@@ -29,7 +29,21 @@ from alerts.composition import ALL_SENSORS, HERE, Composition, Group, Member, Sc
 from alerts.rules import Rule, RuleSet
 from alerts.words import holding
 from twin.catalog import Catalog
-from twin.model import DAY, LEVELS, MINUTE, Alert, AlertEvent, Bools, Indices, Ints, Micros, Site, Transition, alert_id
+from twin.model import (
+    DAY,
+    LEVELS,
+    MINUTE,
+    Alert,
+    AlertEvent,
+    Bools,
+    Floats,
+    Indices,
+    Ints,
+    Micros,
+    Site,
+    Transition,
+    alert_id,
+)
 from twin.plane import LocalPlane
 
 NEVER: Final = -(1 << 62)
@@ -46,6 +60,8 @@ Span = tuple[Micros, Micros]  # from, up to
 Point = tuple[Micros, int, int]  # told at that event time: level from then on, how many were counted
 Steps = Callable[[Key], Sequence[Step] | None]
 Columns = dict[str, NDArray[Any]]
+Groups = tuple[tuple[int, ...], ...]  # sensors that are counted as one
+Memo = dict[Any, list[Any]]  # what several places come to alike, within one decision
 
 
 class Reach(Protocol):
@@ -96,7 +112,7 @@ class Place:
     subject: str
     sensor: int
     own: tuple[int, ...]
-    spots: list[tuple[tuple[int, ...], ...]]
+    spots: list[Groups]
     site: Site
     levels: tuple[Key, ...] = ()
     base_at: Micros = NEVER
@@ -158,6 +174,7 @@ class _Plan:
         self._number = {rule.id: n for n, rule in enumerate(rules.rules)}
         self.tree = self._node(self.composition.holds, True)
         self.level_from = tuple(self._number[name] for name in self.composition.level_from)
+        self.own_rules = {atom.rule for atom in self.atoms if atom.scope == HERE} | set(self.level_from)
         self.negated = tuple(dict.fromkeys(a.rule for a in self.atoms if not a.is_positive))
 
     def _node(self, part: Member | Group, is_positive: bool) -> _Node:
@@ -169,10 +186,6 @@ class _Plan:
         rule, level = self._number[part.rule], int(part.at_least)
         self.atoms.append(_Atom(rule, level, part.need, part.window, part.scope, part.by_spot, is_positive))
         return len(self.atoms) - 1
-
-    def own_rules(self) -> set[int]:
-        """The rules that it follows at the place itself."""
-        return {atom.rule for atom in self.atoms if atom.scope == HERE} | set(self.level_from)
 
 
 class Composites:
@@ -202,7 +215,7 @@ class Composites:
         self._sensors_of = dict(sensors_of)
         self._own: dict[int, list[_Plan]] = {}  # by member rule
         for plan in self.plans.values():
-            for rule in plan.own_rules():
+            for rule in plan.own_rules:
                 self._own.setdefault(rule, []).append(plan)
             for atom in plan.atoms:
                 self.members[atom.rule] = True
@@ -210,13 +223,17 @@ class Composites:
         self.series: dict[Key, list[Step]] = {}
         self.places: dict[tuple[int, str], Place] = {}
         self._nowhere: set[tuple[int, str]] = set()
-        self._far: dict[Key, list[Place]] = {}
-        self._far_everywhere: dict[int, list[Place]] = {}  # by rule, of places that follow it in the whole city
+        # By member, lists of the places that follow it from elsewhere; places with the same sensors share a list.
+        self._far: dict[Key, list[list[Place]]] = {}
+        self._sharing: dict[tuple[int, int], list[Place]] = {}  # by rule and id of the groups
         self._pending: dict[Place, Micros] = {}
         self._bound = FOREVER
         self._index: dict[tuple[int, str, int], dict[str, tuple[int, ...]]] = {}
-        self._trees: dict[int, tuple[Any, Indices, LocalPlane]] = {}
-        self._everywhere: dict[tuple[int, bool], tuple[tuple[int, ...], ...]] = {}
+        self._trees: dict[int, tuple[Any, Indices]] = {}
+        self._metres: tuple[Floats, Floats] | None = None
+        self._looked_at: dict[int, frozenset[int]] = {}
+        self._scopes: dict[tuple[int, Scope, tuple[int, ...]], tuple[int, ...]] = {}
+        self._groups: dict[tuple[bool, tuple[int, ...]], Groups] = {}
 
     def split(self, told: list[Transition]) -> tuple[list[Transition], list[Transition]]:
         """Of the transitions of rules on readings, those that alerts come of, and those that composites follow."""
@@ -255,6 +272,7 @@ class Composites:
             at = series[-1][0] if series else NEVER
             for place in self._places_of(key):
                 latest[place] = max(at, latest.get(place, NEVER))
+        stirred = set(latest)
         if until is not None or clock is not None:
             most = until if until is not None else clock.at if clock is not None else NEVER
             if self._bound <= most:
@@ -268,7 +286,7 @@ class Composites:
             found = changed.get(key)
             return self.series.get(key) if found is None else found
 
-        memo: dict[Any, list[Span]] = {}
+        memo: Memo = {}
         spoken: dict[int, Micros] = {}
         findings: list[Finding] = []
         places: list[tuple[Place, list[Point], Micros, Micros]] = []
@@ -278,7 +296,7 @@ class Composites:
                 frontier = max(frontier, until)
             elif clock is not None:
                 frontier = max(frontier, self._frontier(place, clock, spoken))
-            if newest == NEVER and frontier < place.pending:
+            if place not in stirred and frontier < place.pending:
                 continue
             finding, change = self._look(place, get, memo, frontier)
             places.append(change)
@@ -287,7 +305,7 @@ class Composites:
         return findings, Change(changed, places)
 
     def _look(
-        self, place: Place, get: Steps, memo: dict[Any, list[Span]], frontier: Micros
+        self, place: Place, get: Steps, memo: Memo, frontier: Micros
     ) -> tuple[Finding | None, tuple[Place, list[Point], Micros, Micros]]:
         course = self._course(place, get, memo)
         due = [point for point in course if point[0] <= frontier]
@@ -301,7 +319,7 @@ class Composites:
         levels = [place.base_level, *(level for _, level, _ in points)]
         first = 0 if is_revision else known
         told = [
-            self._transition(place, levels[n], point, get) for n, point in enumerate(due[first:], first)
+            self._transition(place, levels[n], point, get, memo) for n, point in enumerate(due[first:], first)
         ]  # fmt: skip
         rule, subject = place.plan.rule.id, place.subject
         standing = {(rule, subject): alert_id(rule, subject, place.base_raised)} if place.base_level else {}
@@ -331,8 +349,8 @@ class Composites:
             place = self._place(plan, name) if name is not None else None
             if place is not None and (plan.index not in self._sensors_of or sensor in place.own):
                 yield place
-        yield from self._far.get(key, ())
-        yield from self._far_everywhere.get(rule, ())
+        for places in self._far.get(key, ()):
+            yield from places
 
     def _frontier(self, place: Place, clock: Clock, spoken: dict[int, Micros]) -> Micros:
         """Up to when nothing more is expected: of a sensor that spoke within the patience, its event time; of one
@@ -350,7 +368,7 @@ class Composites:
 
     # What a place comes to
 
-    def _course(self, place: Place, get: Steps, memo: dict[Any, list[Span]]) -> list[tuple[Micros, int, int, Micros]]:
+    def _course(self, place: Place, get: Steps, memo: Memo) -> list[tuple[Micros, int, int, Micros]]:
         """The composite's own steps from the base on: when, level from then on, how many are counted, since when it
         held; also those yet to come if nothing more happens."""
         plan = place.plan
@@ -382,7 +400,7 @@ class Composites:
                 found.append((end, 0, _value_at(counts, end), since))
         return found
 
-    def _spans(self, node: _Node, place: Place, get: Steps, memo: dict[Any, list[Span]]) -> list[Span]:
+    def _spans(self, node: _Node, place: Place, get: Steps, memo: Memo) -> list[Span]:
         if isinstance(node, int):
             return self._atom(node, place, get, memo)
         op, parts, window = node
@@ -398,9 +416,9 @@ class Composites:
                 found = _outside(found)
         return _lasting(found, window)
 
-    def _atom(self, number: int, place: Place, get: Steps, memo: dict[Any, list[Span]]) -> list[Span]:
+    def _atom(self, number: int, place: Place, get: Steps, memo: Memo) -> list[Span]:
         atom, groups = place.plan.atoms[number], place.spots[number]
-        key = (place.plan.index, number, id(groups))
+        key = (atom.rule, atom.at_least, atom.need, atom.window, id(groups))
         if len(groups) > 1 and key in memo:
             return memo[key]
         found = [spans for group in groups if (spans := _open(atom, group, get))]
@@ -424,6 +442,8 @@ class Composites:
         """The level that the alert has while it is open, as steps."""
         plan = place.plan
         own = int(plan.rule.level)
+        if not place.levels:
+            return [(NEVER, own)]
         steps = [(at, key, level) for key in place.levels for at, level in get(key) or ()]
         current: dict[Key, int] = {}
         found = [(NEVER, own)]
@@ -442,30 +462,36 @@ class Composites:
         return _counted([spans for group in place.spots[number] if (spans := _open(atom, group, get))])
 
     def _transition(
-        self, place: Place, before: int, point: tuple[Micros, int, int, Micros], get: Steps
+        self, place: Place, before: int, point: tuple[Micros, int, int, Micros], get: Steps, memo: Memo
     ) -> Transition:  # fmt: skip
         at, after, count, since = point
         plan = place.plan
         value = threshold = float("nan")
         if plan.counted >= 0:
             value, threshold = float(count), float(plan.atoms[plan.counted].need)
-        evidence = self._evidence(place, at, get) if after else ("", "")
+        evidence = self._evidence(place, at, get, memo) if after else ("", "")
         return Transition(
             plan.index, place.sensor, at, before, after, value, threshold, since, value,
             subject=None if place.sensor >= 0 else place.subject, site=place.site, evidence=evidence,
         )  # fmt: skip
 
-    def _evidence(self, place: Place, at: Micros, get: Steps) -> tuple[str, str]:
+    def _evidence(self, place: Place, at: Micros, get: Steps, memo: Memo) -> tuple[str, str]:
         """In words, which members hold at `at`, and since when."""
         plan, rules = place.plan, self.rules.rules
         held: dict[Key, Micros] = {}
         for atom, groups in zip(plan.atoms, place.spots, strict=True):
-            if not atom.is_positive or len(held) > MOST_TOLD:
+            if not atom.is_positive:
                 continue
-            for sensor in itertools.chain.from_iterable(groups):
-                for begin, end in _open(atom, (sensor,), get):
-                    if begin <= at < end:
-                        held.setdefault((atom.rule, sensor), begin)
+            key = (atom.rule, atom.at_least, atom.window, id(groups))
+            found = memo.get(key)
+            if found is None:
+                sensors = itertools.chain.from_iterable(groups)
+                found = [(*span, sensor) for sensor in sensors for span in _open(atom, (sensor,), get)]
+                if len(groups) > 1:
+                    memo[key] = found
+            for begin, end, sensor in found:
+                if begin <= at < end:
+                    held.setdefault((atom.rule, sensor), begin)
         told = sorted((since, rule, sensor) for (rule, sensor), since in held.items())
         return holding(
             [(rules[rule].title, self.catalog.sensors[sensor].id, since) for since, rule, sensor in told[:MOST_TOLD]],
@@ -519,22 +545,14 @@ class Composites:
 
     def _found(self, plan: _Plan, name: str) -> Place | None:
         unit = plan.composition.place
-        here = {rule: self._at(rule, unit, plan).get(name, ()) for rule in plan.own_rules()}
+        here = {rule: self._at(rule, unit, plan).get(name, ()) for rule in plan.own_rules}
         anchors = tuple(sorted({sensor for own in here.values() for sensor in own}))
         if not anchors:
             return None
-        spots: list[tuple[tuple[int, ...], ...]] = []
+        spots: list[Groups] = []
         for atom in plan.atoms:
-            if atom.scope == HERE:
-                spots.append(self._spots(here[atom.rule], atom.by_spot))
-            elif atom.scope.on == "city":
-                everywhere = self._everywhere.get((atom.rule, atom.by_spot))
-                if everywhere is None:
-                    everywhere = self._spots(self._sensors_of[atom.rule].tolist(), atom.by_spot)
-                    self._everywhere[atom.rule, atom.by_spot] = everywhere
-                spots.append(everywhere)
-            else:
-                spots.append(self._spots(sorted(self._scoped(atom, anchors)), atom.by_spot))
+            sensors_there = here[atom.rule] if atom.scope == HERE else self._scoped(atom.rule, atom.scope, anchors)
+            spots.append(self._spots(sensors_there, atom.by_spot))
         if not _is_there(plan.tree, plan.atoms, spots):
             return None
         if self._only is not None:
@@ -554,62 +572,80 @@ class Composites:
             tuple((rule, sensor) for rule in plan.level_from for sensor in here[rule]),
         )  # fmt: skip
 
-    def _scoped(self, atom: _Atom, anchors: tuple[int, ...]) -> set[int]:
-        """The sensors of a member's rule within its scope."""
-        scope = atom.scope
+    def _scoped(self, rule: int, scope: Scope, anchors: tuple[int, ...]) -> tuple[int, ...]:
+        """The sensors of a rule within a member's scope, ascending."""
+        key = (rule, scope, anchors if scope.on != "city" else ())
+        found = self._scopes.get(key)
+        if found is None:
+            found = self._scopes[key] = tuple(sorted(self._find(rule, scope, anchors)))
+        return found
+
+    def _find(self, rule: int, scope: Scope, anchors: tuple[int, ...]) -> set[int]:
         if scope.on:
             names = {self._key(scope.on, sensor) for sensor in anchors}
-            at = self._at(atom.rule, scope.on)
+            at = self._at(rule, scope.on)
             return {sensor for name in names if name is not None for sensor in at.get(name, ())}
         if scope.along:
-            at = self._at(atom.rule, "asset")
+            at = self._at(rule, "asset")
             names_along: set[str] = set()
             for name in sorted({self.catalog.sensors[s].asset or self.catalog.sensors[s].device for s in anchors}):
                 names_along.add(name)
                 if self.reach is not None:
                     names_along |= self.reach.reached(name, scope.along, scope.within_m or None).keys()
             return {sensor for name in names_along for sensor in at.get(name, ())}
-        tree, sensors, plane = self._tree(atom.rule)
-        found = set(anchors) & set(self._sensors_of[atom.rule].tolist()) if len(anchors) > 1 else set()
-        if len(anchors) == 1 and np.isin(anchors[0], self._sensors_of[atom.rule]):
-            found = {anchors[0]}
-        x, y = plane.metres(self.catalog.lon[list(anchors)], self.catalog.lat[list(anchors)])
-        known = np.isfinite(x) & np.isfinite(y)
-        if tree is not None and known.any():
-            for near in tree.query_ball_point(np.stack([x[known], y[known]], axis=1), scope.within_m):
-                found.update(sensors[near].tolist())
+        tree, sensors = self._tree(rule)
+        found = {sensor for sensor in anchors if sensor in self._looks(rule)}
+        x, y = self._plane()
+        for anchor in anchors if tree is not None else ():
+            if x[anchor] == x[anchor] and y[anchor] == y[anchor]:
+                found.update(sensors[tree.query_ball_point((x[anchor], y[anchor]), scope.within_m)].tolist())
         return found
 
-    def _tree(self, rule: int) -> tuple[Any, Indices, LocalPlane]:
+    def _looks(self, rule: int) -> frozenset[int]:
+        found = self._looked_at.get(rule)
+        if found is None:
+            found = self._looked_at[rule] = frozenset(self._sensors_of[rule].tolist())
+        return found
+
+    def _plane(self) -> tuple[Floats, Floats]:
+        """Every sensor's place in metres; NaN for none."""
+        if self._metres is None:
+            lon, lat = self.catalog.lon, self.catalog.lat
+            self._metres = LocalPlane.around(lon, lat).metres(lon, lat)
+        return self._metres
+
+    def _tree(self, rule: int) -> tuple[Any, Indices]:
         found = self._trees.get(rule)
         if found is None:
+            x, y = self._plane()
             sensors = self._sensors_of[rule]
-            lon, lat = self.catalog.lon[sensors], self.catalog.lat[sensors]
-            known = np.isfinite(lon) & np.isfinite(lat)
-            plane = LocalPlane.around(lon, lat)
-            x, y = plane.metres(lon[known], lat[known])
-            tree = cKDTree(np.stack([x, y], axis=1)) if known.any() else None
-            found = self._trees[rule] = (tree, sensors[known], plane)
+            sensors = sensors[np.isfinite(x[sensors]) & np.isfinite(y[sensors])]
+            places = np.stack([x[sensors], y[sensors]], axis=1)
+            found = self._trees[rule] = (cKDTree(places) if len(sensors) else None, sensors)
         return found
 
-    def _spots(self, sensors: Iterable[int], by_spot: bool) -> tuple[tuple[int, ...], ...]:
-        if not by_spot:
-            return tuple((sensor,) for sensor in sensors)
-        spots: dict[str | None, list[int]] = {}
-        for sensor in sensors:
-            spots.setdefault(self._key("asset", sensor), []).append(sensor)
-        return tuple(tuple(group) for group in spots.values())
+    def _spots(self, sensors: tuple[int, ...], by_spot: bool) -> Groups:
+        """The sensors in groups that count once each; equal ones are one object, so that they are looked at once."""
+        found = self._groups.get((by_spot, sensors))
+        if found is None:
+            spots: dict[Any, list[int]] = {}
+            for sensor in sensors:
+                spots.setdefault(self._key("asset", sensor) if by_spot else sensor, []).append(sensor)
+            found = self._groups[by_spot, sensors] = tuple(tuple(group) for group in spots.values())
+        return found
 
     def _listen(self, place: Place) -> None:
         """Have the place looked at when a member elsewhere changes."""
-        own = set(place.own)
         for atom, groups in zip(place.plan.atoms, place.spots, strict=True):
-            if atom.scope.on == "city":
-                self._far_everywhere.setdefault(atom.rule, []).append(place)
-            elif atom.scope != HERE:
+            if atom.scope == HERE:
+                continue
+            sharing = self._sharing.get((atom.rule, id(groups)))
+            if sharing is None:
+                sharing = self._sharing[atom.rule, id(groups)] = []
                 for sensor in itertools.chain.from_iterable(groups):
-                    if sensor not in own:
-                        self._far.setdefault((atom.rule, sensor), []).append(place)
+                    self._far.setdefault((atom.rule, sensor), []).append(sharing)
+            if not sharing or sharing[-1] is not place:
+                sharing.append(place)
 
     # Doing
 
@@ -635,11 +671,14 @@ class Composites:
 
     def _look_ahead(self, places: Iterable[Place]) -> None:
         """What is next at these places, from their steps as they are."""
-        memo: dict[Any, list[Span]] = {}
+        memo: Memo = {}
         for place in places:
-            known = len(place.told)
             course = self._course(place, self.series.get, memo)
-            self._await(place, course[known][0] if len(course) > known else FOREVER)
+            due = [(at, level, count) for at, level, count, _ in course if at <= place.until]
+            if due != place.told:  # to be told anew, at the next opportunity
+                self._await(place, place.until)
+            else:
+                self._await(place, course[len(due)][0] if len(due) < len(course) else FOREVER)
         self._bound = min(self._pending.values(), default=FOREVER)
 
     def open(self) -> Iterator[tuple[int, str, int]]:
@@ -665,40 +704,42 @@ class Composites:
     def prune(self, newest: Ints, lateness: Micros) -> None:
         """Forget what no reading within the lateness can change any more; `newest` event time by sensor."""
         low: dict[Key, Micros] = {}
-        low_everywhere: dict[int, Micros] = {}
         spans: dict[int, tuple[Micros, Micros]] = {}
+        reached: dict[tuple[int, int], tuple[Groups, Micros]] = {}
         for place in self.places.values():
             first, last = FOREVER, NEVER
-            for groups in place.spots:
-                if id(groups) not in spans or len(groups) < 2:
-                    times = newest[[sensor for group in groups for sensor in group]] if groups else np.array([0])
-                    spans[id(groups)] = int(times.min()), int(times.max())
-                first, last = min(first, spans[id(groups)][0]), max(last, spans[id(groups)][1])
-            if place.levels:
-                times = newest[[sensor for _, sensor in place.levels]]
-                first, last = min(first, int(times.min())), max(last, int(times.max()))
+            for groups in (*place.spots, (place.own,)):
+                span = spans.get(id(groups))
+                if span is None:
+                    times = newest[[sensor for group in groups for sensor in group]]
+                    span = int(times.min(initial=FOREVER)), int(times.max(initial=0))
+                    if groups[0] is not place.own:
+                        spans[id(groups)] = span
+                first, last = min(first, span[0]), max(last, span[1])
             horizon = max(first - lateness, last - KEEP - lateness)
-            for rule in place.plan.own_rules():
+            for rule in place.plan.own_rules:
                 for sensor in place.own:
-                    steps = self.series.get((rule, sensor), [])
-                    if len(steps) > MOST_STEPS:
+                    steps = self.series.get((rule, sensor))
+                    if steps is not None and len(steps) > MOST_STEPS:
                         self.cut += 1
                         horizon = max(horizon, steps[-MOST_STEPS][0])
             self._move_base(place, min(horizon, place.pending, place.until))
             reach = place.base_at - place.plan.reach if place.base_at != NEVER else NEVER
             for atom, groups in zip(place.plan.atoms, place.spots, strict=True):
-                if atom.scope.on == "city":
-                    low_everywhere[atom.rule] = min(reach, low_everywhere.get(atom.rule, FOREVER))
-                    continue
-                for sensor in itertools.chain.from_iterable(groups):
-                    low[atom.rule, sensor] = min(reach, low.get((atom.rule, sensor), FOREVER))
-            for key in place.levels:
-                low[key] = min(reach, low.get(key, FOREVER))
+                key = (atom.rule, id(groups))
+                known = reached.get(key)
+                if known is None or reach < known[1]:
+                    reached[key] = groups, reach
+            for member in place.levels:
+                low[member] = min(reach, low.get(member, FOREVER))
+        for (rule, _), (groups, reach) in reached.items():
+            for sensor in itertools.chain.from_iterable(groups):
+                low[rule, sensor] = min(reach, low.get((rule, sensor), FOREVER))
+        longest = self.reached_by()
         for key in list(self.series):
             rule, sensor = key
-            bound = min(low.get(key, FOREVER), low_everywhere.get(rule, FOREVER))
             # Of a member with no place that follows it now, one may begin to; so far back as a late reading goes.
-            bound = min(bound, int(newest[sensor]) - lateness - self._longest(rule))
+            bound = min(low.get(key, FOREVER), int(newest[sensor]) - lateness - longest.get(rule, 0))
             steps = self.series[key]
             kept = next((n for n in range(len(steps), 0, -1) if steps[n - 1][0] <= bound), 1) - 1
             if steps[kept][0] <= bound and not steps[kept][1]:
@@ -708,9 +749,6 @@ class Composites:
             if not self.series[key]:
                 del self.series[key]
         self._forget()
-
-    def _longest(self, rule: int) -> Micros:
-        return max((plan.reach for plan in self.plans.values() if any(a.rule == rule for a in plan.atoms)), default=0)
 
     def _move_base(self, place: Place, to: Micros) -> None:
         if to <= place.base_at:
@@ -731,14 +769,14 @@ class Composites:
             key
             for key, place in self.places.items()
             if not place.told and not place.base_level and place.pending == FOREVER
-            and not any((rule, s) in self.series for rule in place.plan.own_rules() for s in place.own)
+            and not any((rule, s) in self.series for rule in place.plan.own_rules for s in place.own)
         ]  # fmt: skip
         if not idle:
             return
         for key in idle:
             del self.places[key]
         self._far.clear()
-        self._far_everywhere.clear()
+        self._sharing.clear()
         for place in self.places.values():
             self._listen(place)
 
@@ -789,7 +827,7 @@ class Composites:
             if place.base_at != NEVER:
                 after = min(after, place.base_at)
             else:
-                keys = [(rule, s) for rule in place.plan.own_rules() for s in place.own]
+                keys = [(rule, s) for rule in place.plan.own_rules for s in place.own]
                 after = min(after, *(self.series[key][0][0] for key in keys if key in self.series), FOREVER)
         return sorted({place.plan.rule.id for place in self.places.values()}), after
 
@@ -826,12 +864,9 @@ class Composites:
         """Take a saved state in; what is of rules or sensors that are no more is left out."""
         if not saved:
             return
-        looked_at = {
-            rule: set(self._sensors_of[rule].tolist()) for rule in np.flatnonzero(self.members).tolist()
-        }  # fmt: skip
         for fingerprint, sensor, at, level in saved["steps"].tolist():
             rule = rule_of.get(fingerprint, -1)
-            if sensor in looked_at.get(rule, ()):
+            if rule >= 0 and self.members[rule] and sensor in self._looks(rule):
                 self.series.setdefault((rule, sensor), []).append((at, level))
         for key in list(self.series):
             list(self._places_of(key))  # so that they are followed
@@ -847,6 +882,13 @@ class Composites:
         for n, at, level, count in saved["told"].tolist():
             if n in found:
                 found[n].told.append((at, level, count))
+        # A place that was not followed then has its sensors from elsewhere: what they did there was not done here.
+        followed = set(found.values())
+        for place in self.places.values():
+            if place not in followed:
+                own = (self.series.get((rule, s)) for rule in place.plan.own_rules for s in place.own)
+                place.base_at = max((steps[-1][0] for steps in own if steps), default=NEVER)
+                place.until = place.base_at - 1
         self._look_ahead(self.places.values())
 
 
@@ -944,7 +986,7 @@ def _counted(groups: Sequence[list[Span]]) -> list[Step]:
     return found
 
 
-def _is_there(node: _Node, atoms: Sequence[_Atom], spots: Sequence[tuple[tuple[int, ...], ...]]) -> bool:
+def _is_there(node: _Node, atoms: Sequence[_Atom], spots: Sequence[Groups]) -> bool:
     """Whether the sensors are there that the expression needs."""
     if isinstance(node, int):
         return len(spots[node]) >= max(atoms[node].need, 1)

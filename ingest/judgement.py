@@ -394,14 +394,14 @@ class Judgement:
             decision.updates.append(update)
             self._find(docket, findings, archive)
 
-    def _find(self, docket: Docket, findings: Sequence[Finding], archive: Archive | None) -> None:
+    def _find(self, docket: Docket, findings: Sequence[Finding], archive: Archive) -> None:
         """Tell what composites came to: what is new after the rest, and what is to be told anew after what was told is
         taken back."""
         plain = [(t, f.until) for f in findings if not f.is_revision for t in f.due]
         for transition, until in sorted(plain, key=lambda p: (p[0].observed_at, p[0].sensor, p[0].subject or "")):
             docket.judge(transition, is_retroactive=transition.observed_at <= until)
         revised = [f for f in findings if f.is_revision]
-        if not revised or archive is None:
+        if not revised:
             return
         ids = sorted({id_ for finding in revised for id_ in finding.alerts})
         said: dict[str, list[AlertEvent]] = {}
@@ -492,7 +492,7 @@ class Judgement:
         for transition in transitions:
             docket.judge(transition)
 
-    def tick(self, now: Micros, is_deaf: bool) -> Decision:
+    def tick(self, now: Micros, is_deaf: bool, archive: Archive) -> Decision:
         """What the passing of time comes to: silences, composites whose holds and windows end, and holds that begin and
         end."""
         transitions, update = self.engine.tick(now, is_deaf)
@@ -502,7 +502,7 @@ class Judgement:
         # While we do not hear, a silent sensor may have much to say yet.
         clock = None if is_deaf else Clock(now, self.state.heard_at, self.judged_at)
         findings, composed = self.engine.compose(clock=clock)
-        self._find(docket, findings, None)
+        self._find(docket, findings, archive)
         decision = self.decision_of(docket, now if self.holds.is_due(now) else None)
         decision.updates += [update, composed]
         if decision.checked_at is not None and decision.outcome.is_empty:

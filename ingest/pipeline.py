@@ -584,7 +584,7 @@ class Pipeline:
             # Never ahead of what has come already: during a stall everybody's messages wait in the inbox.
             oldest = self.waiting_since()
             at = self.clock() if oldest is None else min(self.clock(), oldest)
-            decision = self.judgement.tick(at, is_deaf)
+            decision = self.judgement.tick(at, is_deaf, self.writer)
             if not self.waiting:
                 self.lag_s = 0.0
             if decision.outcome.is_empty:

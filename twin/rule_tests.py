@@ -425,8 +425,8 @@ def told(test: RuleTest, rules: RuleSet, kinds: dict[str, Kind]) -> list[Expecte
         batch = messages[begin : begin + AT_ONCE]
         now = batch[-1].received_at
         stand(judgement.decide(batch, judgement.decode(batch), archive, now))
-        stand(judgement.tick(now, False))
-    stand(judgement.tick(test.until, False))
+        stand(judgement.tick(now, False, archive))
+    stand(judgement.tick(test.until, False, archive))
     events = [
         Expected(
             event.observed_at - test.start,

@@ -211,7 +211,7 @@ class Service:
         self.commit(self.now.decide(raw, self.now.decode(raw), self.kept, at))
 
     def tick(self, minute: int) -> None:
-        self.commit(self.now.tick(START + minute * MINUTE, False))
+        self.commit(self.now.tick(START + minute * MINUTE, False, self.kept))
 
     def restart(self) -> None:
         tail = Readings.join(self.tail)
@@ -278,6 +278,16 @@ def test_any_order_batching_ticks_and_restarts_come_to_what_each_minute_says(
     open_now = {(RULES.rules[r].id, subject, level) for r, subject, level in service.now.engine.composites.open()}
     assert {(a.rule, a.sensor or a.asset, a.level) for a in active} == open_now
     assert {e.rule for e in service.kept.events} <= {"high", *IDS}  # nobody is told of conditions
+
+
+def test_a_member_that_never_opened_after_all_takes_its_composite_back() -> None:
+    service = Service()
+    service.take([(3, 1, 0.0), (3, 3, 25.0)])
+    assert [t[:3] for t in service.told() if t[0] == "quick"] == [("quick", "d2/v", 3)]
+    service.take([(3, 0, 30.0)])
+    service.tick(1200)
+    assert service.told() == oracle([(3, 0, 30.0), (3, 1, 0.0), (3, 3, 25.0)])
+    assert not any(t[0] == "quick" for t in service.told())
 
 
 class Tape:

@@ -324,6 +324,11 @@ class Outages:
             np.maximum(result[rows], np.where(within, end, 0), out=result[rows])
         return result
 
+    def overlapping(self, owner: int, begin: Micros, end: Micros) -> int:
+        """How many outages of one device or gateway touch a span of time."""
+        rows = slice(*np.searchsorted(self.owner, [owner, owner + 1]))
+        return int(((self.begin[rows] <= end) & (self.end[rows] >= begin)).sum())
+
     def explains(self, owner: int, at: Micros, slack: Micros) -> bool:
         rows = slice(*np.searchsorted(self.owner, [owner, owner + 1]))
         return bool(((self.begin[rows] <= at) & (at <= self.end[rows] + slack)).any())
@@ -737,7 +742,8 @@ def _is_out(city: HealthyCity, event: AlertEvent) -> bool:
 
 
 def _look_for_outages(city: HealthyCity, found: Verdict, silences: set[tuple[str, Micros]]) -> None:
-    """Count the long outages of devices, and of those the ones that nobody was told of."""
+    """Count the long outages of devices, and of those the ones that nobody was told of; without those that another
+    outage of the device or of its gateway overlaps, of which people knew before."""
     told: dict[str, list[Micros]] = {}
     for subject, at in silences:
         told.setdefault(subject, []).append(at)
@@ -748,6 +754,11 @@ def _look_for_outages(city: HealthyCity, found: Verdict, silences: set[tuple[str
         sensor = city.sensors[first[owner]]
         interval = round((sensor.interval_s or 0) * SECOND)
         if end - begin < 5 * interval or end > last or begin < BEGIN + 5 * interval:
+            continue
+        if outages.overlapping(owner, begin, end) > 1:
+            continue
+        gateway = int(city.gateway[owner])
+        if gateway >= 0 and city.gateway_outages.overlapping(gateway, begin, end):
             continue
         found.long += 1
         subjects = [sensor.id, f"{sensor.tenant}/gateway"]

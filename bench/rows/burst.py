@@ -61,21 +61,21 @@ def _publish(bench: Bench, running: Running, city: City, step: int) -> None:
 def _burst(bench: Bench, running: Running, city: City, step: int, word: str) -> dict[str, Any]:
     """A reading of every cover within a second; each must tell of one event."""
     stream = city.singles(bench.file("burst.npz"), step * city.size, city.size)
-    before, last_seq = running.standing(), running.service.stats()["seq"]
+    before, last_seq = running.standing(), _seq(running)
     times_file, crowd_file = bench.file("times.npy"), bench.file("crowd.npz")
-    used = running.cpu()
     rate = str(city.size / SECONDS)
     with child("bench.clients", running.service.http, "1", str(crowd_file)) as client:
+        used = running.cpu()
         with bench.publisher(
             running.service.mqtt_port, stream, "--rate", rate, "--window", str(city.size), "--times", str(times_file)
         ) as publisher:
             publisher.go()
             publisher.result()
         until(lambda: running.standing().stored - before.stored >= stream.readings, "the readings to be committed")
-        until(lambda: running.service.stats()["seq"] >= last_seq + city.size, "the alert events", pause_s=0.1)
-        client.go(str(running.service.stats()["seq"]))
+        until(lambda: _seq(running) >= last_seq + city.size, "the alert events", pause_s=0.1)
+        client.go(str(_seq(running)))
         result = client.result()
-    now = running.cpu()
+        now = running.cpu()
     handed = np.load(times_file)
     with np.load(crowd_file) as came:
         columns = [n for n, told in enumerate(came["events"].tolist()) if told.startswith(f"{word} ")]
@@ -103,3 +103,10 @@ def _burst(bench: Bench, running: Running, city: City, step: int, word: str) -> 
         "service": now["service"] - used["service"],
         "PostgreSQL": now["PostgreSQL"] - used["PostgreSQL"],
     }
+
+
+def _seq(running: Running) -> int:
+    """The number of the last alert event that is committed."""
+    row = running.connection.execute("select seq from service").fetchone()
+    assert row is not None
+    return int(row[0])

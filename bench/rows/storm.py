@@ -4,6 +4,7 @@ people are shown, and what stands at the root."""
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.request
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import psycopg
 
 from bench.city import write_stream
 from bench.report import Figure
-from bench.services import Bench, Running, Service, until
+from bench.services import Bench, RowFailed, Running, Service, until
 from ingest.publisher import device_messages
 from twin.demo import storm
 from twin.demo.city import DRAINAGE
@@ -78,8 +79,11 @@ def _incidents(running: Running) -> tuple[list[dict[str, Any]], int]:
         nonlocal found, alerts
         row = running.connection.execute("select count(*) from alerts where rule <> 'device-offline'").fetchone()
         alerts = 0 if row is None else int(row[0])
-        with urllib.request.urlopen(f"http://{running.service.http}/api/v1/incidents", timeout=30) as answer:
-            found = [one for one in json.load(answer)["items"] if _is_of_readings(one)]
+        try:
+            with urllib.request.urlopen(f"http://{running.service.http}/api/v1/incidents", timeout=30) as answer:
+                found = [one for one in json.load(answer)["items"] if _is_of_readings(one)]
+        except urllib.error.HTTPError as error:
+            raise RowFailed(f"GET /incidents answers {error.code}") from None
         return sum(one["alert_count"] for one in found) >= alerts > 0
 
     until(are_told, "the incidents", pause_s=0.2)

@@ -37,6 +37,7 @@ from twin.following import Follower
 from twin.live import Live
 from twin.model import DAY, HOUR, SECOND, Alert, AlertEvent, Micros, Readings, StoreUnavailable
 from twin.model_imports import ModelImports
+from twin.reach import Reach
 from twin.replays import Replays
 from twin.sensors import sensors_from_json
 from twin.settings import Address, Settings
@@ -113,6 +114,8 @@ class Service:
             self.mqtt_url = settings.mqtt_url
         self._wait_for_database(lambda: migrate(self.database_url))
         self.reader = Reader(self.database_url)
+        self.reach = Reach(self.database_url)
+        self.reach.start()
         self.live = Live(self)
         self.replays = Replays(self, settings.replays)
         self.apart = Apart()
@@ -343,6 +346,8 @@ class Service:
             self.pipeline.stop()
         for follower in self.followers:
             follower.stop()
+        if hasattr(self, "reach"):
+            self.reach.stop()
         for thread in self._threads:
             thread.join(15)
         if hasattr(self, "pipeline"):

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("twin", "ingest", "alerts", "models3d")
 SHELL = ("twin.api", "twin.apart", "twin.app", "twin.cli", "twin.demo", "twin.exporting", "twin.exporting_models",
-         "twin.following", "twin.importing", "twin.importing_models", "twin.judging", "twin.model_imports",
+         "twin.desk", "twin.following", "twin.importing", "twin.importing_models", "twin.judging", "twin.model_imports",
          "twin.republish", "twin.tilesets", "twin.replay_worker", "twin.replaying", "twin.replays",
          "twin.__main__")  # fmt: skip
 MAY_IMPORT = {
@@ -38,7 +38,7 @@ PURE = (
     "ingest.arrow", "ingest.judgement",
     "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.parameters", "alerts.rules",
     "alerts.engine", "alerts.detectors", "alerts.lifecycle", "alerts.words",
-    "alerts.judge",
+    "alerts.judge", "alerts.causes", "alerts.floods", "alerts.incidents", "twin.incident",
 )  # fmt: skip
 # Its one purpose is an effect: a process in which a library may crash.
 APART = ("models3d.confined",)

@@ -32,6 +32,7 @@ from twin.apart import Apart
 from twin.api import create_app
 from twin.api.alerts import alert_json
 from twin.catalog import Catalog
+from twin.desk import Desk
 from twin.embedded import DataDir, EmbeddedBroker, EmbeddedPostgres
 from twin.following import Follower
 from twin.live import Live
@@ -188,6 +189,19 @@ class Service:
             pipeline, self.parse_rules, alert_json, lambda objects: sensors_from_json(objects, self.kinds)
         )
         self.source = pipeline.source = self._make_source(inbox, standing.instance)
+        self.desk = Desk(
+            self.database_url,
+            self.reach,
+            catalog,
+            lambda: self.rules,
+            self.clock,
+            self.live.publish_incidents,
+            operators=settings.operators,
+            flood_alerts=settings.flood_alerts,
+            flood_over=settings.flood_over,
+        )
+        self.live.standing = lambda: (self.desk.open_incidents(), self.desk.flood())
+        self.followers.append(self.desk.follower)
 
     def _make_source(self, inbox: Inbox, instance: str) -> WireSource | PahoSource:
         # Fixed by the database, so that the broker knows this service again, and another beside it is another client.
@@ -479,6 +493,9 @@ class Service:
             "sensors": len(self.catalog),
             "alerts_open": len(self.judgement.book.open),
             "alerts_active": len(self.judgement.book.active),
+            "incidents_open": self.desk.open_count,
+            "alerts_10min": self.desk.rate,
+            "flood": int(self.desk.is_flooded),
             "rules_version": self.rules_version,
             "uptime_s": round((now() - self.started_at) / SECOND, 3),
         }

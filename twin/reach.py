@@ -76,6 +76,10 @@ class Reach:
             raise ValueError(f"along must be upstream, downstream or both, not {along!r}")
         return self._loaded().reached(asset, senses[along], math.inf if within_m is None else within_m)
 
+    def knows(self, asset: str) -> bool:
+        """Whether an asset (named as for `reached`) is in a network."""
+        return self._loaded().knows(asset)
+
     def id_of(self, name: str) -> str:
         """The id of the asset that a sensor calls `name`; the same text where it is an id, or nobody's name."""
         return self._loaded().names.get(name, name)
@@ -157,6 +161,10 @@ class _Standing:
         self._lock = threading.Lock()
         self._answers: OrderedDict[tuple[str, str, float], Mapping[str, float]] = OrderedDict()
         self._size = 0
+
+    def knows(self, asset: str) -> bool:
+        id_ = self.names.get(asset, asset)
+        return any(id_ in known.at for known in self.known.values())
 
     def reached(self, asset: str, along: Sense, within_m: float) -> Mapping[str, float]:
         id_ = self.names.get(asset, asset)

@@ -92,6 +92,9 @@ class Settings:
     retention_waveforms_days: float = 0
     ws_queue: int = 1000
     replays: int = 4  # at once
+    operators: int = 1  # on duty
+    flood_alerts: int = 10  # more in ten minutes for each operator is a flood (ISA-18.2, EEMUA 191)
+    flood_over: int = 5  # fewer than so many end it
     log_level: str = "info"
     log_json: bool = False
 
@@ -124,6 +127,9 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "retention_waveforms_days": (0, 36_600),
     "ws_queue": (1, 1_000_000),
     "replays": (0, 100),
+    "operators": (1, 10_000),
+    "flood_alerts": (1, 1_000_000),
+    "flood_over": (1, 1_000_000),
 }
 _KIND: Final = {f.name: str(f.type) for f in fields(Settings)}
 _VARIABLES: Final = {

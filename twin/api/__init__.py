@@ -18,6 +18,8 @@ from twin.api import (
     devices,
     errors,
     health,
+    incidents,
+    kpis,
     models,
     network,
     page,
@@ -67,7 +69,7 @@ def create_app(service: ServiceView) -> FastAPI:
     errors.install(app)
     app.include_router(health.router(service))
     api = APIRouter(prefix="/api/v1")
-    for subject in (stats, sensors, readings, alerts, rules, quarantine, devices, replays):
+    for subject in (stats, sensors, readings, alerts, incidents, kpis, rules, quarantine, devices, replays):
         api.include_router(subject.router(service))
     networks = assets.Networks()
     # Before the assets: an asset's id may hold any sign, so `/assets/{id}` takes every path that is left.

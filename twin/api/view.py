@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from alerts.rules import Rule
 from ingest.commands import Once
 from twin.catalog import Catalog
+from twin.desk import Action
 from twin.live import Live
 from twin.model import Alert, Micros, Sensor
 from twin.model_imports import ModelImports
@@ -97,8 +98,18 @@ class CommandsView(Protocol):
     def redrive(self, ids: Sequence[int] | None, once: Once | None = None) -> Future[dict[str, int]]: ...
 
 
+class DeskView(Protocol):
+    """Incidents: those in memory, and what people do about them."""
+
+    def act(self, action: Action) -> Future[bytes]: ...
+
+    def incident_of(self, alert: str) -> str | None: ...
+
+    def flood(self) -> dict[str, Any]: ...
+
+
 class ServiceView(Protocol):
-    """The service. Nothing here changes it but `commands`."""
+    """The service. Nothing here changes it but `commands` and `desk`."""
 
     @property
     def commands(self) -> CommandsView: ...
@@ -112,6 +123,9 @@ class ServiceView(Protocol):
     model_imports: ModelImports
     tilesets: Tilesets
     database_url: str
+
+    @property
+    def desk(self) -> DeskView: ...
 
     @property
     def replays(self) -> ReplaysView: ...

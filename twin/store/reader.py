@@ -65,7 +65,7 @@ class Bucket:
 @dataclass(frozen=True, slots=True)
 class AlertQuery:
     """Which alerts: open at any time within [start, end), and of one of each non-empty list. `states` may hold `open`
-    (all but cleared)."""
+    (all but cleared). `first_outs`: only those that are the first, or the probable root, of their incident."""
 
     start: Micros | None = None
     end: Micros | None = None
@@ -76,6 +76,7 @@ class AlertQuery:
     rules: tuple[str, ...] = ()
     sensors: tuple[int, ...] = ()
     assets: tuple[str, ...] = ()
+    first_outs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,6 +491,11 @@ def _chosen(which: AlertQuery, after: tuple[Micros, str] | None) -> tuple[str, d
         if values:
             conditions.append(f"a.{column} = any(%({name})s)")
             params[name] = list(values)
+    if which.first_outs:
+        conditions.append(
+            "a.id in (select root from incidents where state <> 'merged'"
+            " union all select first from incidents where state <> 'merged')"
+        )
     if after is not None:
         conditions.append("(a.raised_at, a.id) < (%(after_at)s, %(after_id)s)")
         params |= {"after_at": rows.moment(after[0]), "after_id": after[1]}

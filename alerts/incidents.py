@@ -40,6 +40,7 @@ CROWD: Final = 64  # of one incident's alerts around a place, or on an asset, th
 FAR_KEPT: Final = 256  # far-reaching signs that are looked through
 SERIOUS: Final = 10  # so many affected assets make an incident a level worse [E]
 TOGETHER: Final[Micros] = 60 * SECOND  # beginnings no further apart count as one: then the most upstream is first
+FAR_M: Final = 10_000.0  # no row of the table looks as far
 METRES: Final = 111_320.0  # a degree of latitude
 
 
@@ -134,6 +135,7 @@ class IncidentBook:
         self.changed: dict[str, None] = {}  # incidents, in the order of their change
         self.touched: dict[str, None] = {}  # alerts
         self.entries: list[Entry] = []
+        self._reaches: dict[str, _Reached] = {}  # of far-reaching causes, until drained
         # Where members are looked for: by asset, by sign (the far-reaching), around a place by sign.
         self._on: dict[str, dict[str, Member]] = {}
         self._far: dict[str, dict[str, Member]] = {sign: {} for sign in FAR_SIGNS}
@@ -177,6 +179,7 @@ class IncidentBook:
         """The incidents and alerts changed since the last call, and what happened."""
         result = list(self.changed), list(self.touched), self.entries
         self.changed, self.touched, self.entries = {}, {}, []
+        self._reaches.clear()
         return result
 
     # Events
@@ -375,11 +378,11 @@ class IncidentBook:
         seen = set(found)
         for sign, others in self._far.items():
             for other in others.values() if (sign, m.sign) in EXPLAINS else ():
-                if self._is_new(other, seen) and self.explains(other, m) is not None:
+                if self._is_new(other, seen) and self._reach_of(other).row(m) is not None:
                     seen.add(other.incident)
                     yield other
         if m.sign in self._far:
-            reach = _Reached(self._pipes, m)
+            reach = self._reach_of(m)
             for sign in EFFECTS[m.sign]:
                 for other in self._by_sign.get(sign, {}).values():
                     if self._is_new(other, seen) and reach.touches(other):
@@ -432,6 +435,12 @@ class IncidentBook:
             for sign, incident in wanted:
                 if crowds is not None and incident not in seen:
                     yield sign, islice(reversed(crowds[sign, incident].values()), CROWD)
+
+    def _reach_of(self, cause: Member) -> _Reached:
+        found = self._reaches.get(cause.alert)
+        if found is None:
+            found = self._reaches[cause.alert] = _Reached(self._pipes, cause)
+        return found
 
     def explains(self, cause: Member, effect: Member) -> Row | None:
         """The row of the table by which one alert explains another, if there is one."""
@@ -587,6 +596,8 @@ class IncidentBook:
         explains. The root is the highest in rank of those that explain at least half as many as any does; of equal ones
         one that explains the others, then the earliest, then the most upstream. Where nothing explains anything it is
         the earliest, most upstream one."""
+        if len(alerts) == 1:
+            return [(alerts[0], 0)], {}
         signs = Counter(m.sign for m in alerts)
         candidates = [
             m for m in alerts
@@ -595,7 +606,7 @@ class IncidentBook:
         candidates.sort(key=lambda m: (-SIGNS[m.sign].rank, *_by_time(m)))
         told: list[tuple[Member, dict[str, Row]]] = []
         for candidate in candidates[: FEW if len(alerts) > MANY else CANDIDATES]:
-            reach = _Reached(self._pipes, candidate)
+            reach = self._reach_of(candidate)
             rows = {m.alert: row for m in alerts if m is not candidate and (row := reach.row(m)) is not None}
             if rows:
                 told.append((candidate, rows))
@@ -671,22 +682,28 @@ class _Reached:
 
     def _reaches(self, row: Row, effect: Member) -> bool:
         cause = self._cause
-        if row.along is not None and cause.asset is not None and effect.asset is not None:
-            if self._is_known is None:
-                self._is_known = self._pipes.knows(cause.asset)
-            if self._is_known:
-                key = row.along, row.within_m
-                reached = self._maps.get(key)
-                if reached is None:
-                    most = None if math.isinf(row.within_m) else row.within_m
-                    reached = self._maps[key] = self._pipes.reached(cause.asset, row.along, most)
-                if effect.asset in reached:
-                    return True
-                if self._pipes.knows(effect.asset):
-                    return False
-        if cause.asset is not None and cause.asset == effect.asset:
-            return True
+        if cause.asset is not None and effect.asset is not None:
+            if cause.asset == effect.asset:
+                return True
+            if row.along is not None:
+                if self._is_known is None:
+                    self._is_known = self._pipes.knows(cause.asset)
+                if self._is_known:
+                    if effect.asset in self._map(row):
+                        return True
+                    # The plane speaks for what is in no network only.
+                    return _metres(cause, effect) <= row.near_m and not self._pipes.knows(effect.asset)
         return _metres(cause, effect) <= row.near_m
+
+    def _map(self, row: Row) -> Mapping[str, float]:
+        assert row.along is not None
+        assert self._cause.asset is not None
+        key = row.along, row.within_m
+        found = self._maps.get(key)
+        if found is None:
+            most = None if math.isinf(row.within_m) else row.within_m
+            found = self._maps[key] = self._pipes.reached(self._cause.asset, row.along, most)
+        return found
 
 
 def _severity(alerts: Sequence[tuple[int, Member]]) -> int:
@@ -710,11 +727,13 @@ def _in_time(a: Member, b: Member) -> bool:
 
 
 def _metres(a: Member, b: Member) -> float:
-    """The distance in the plane; NaN where one of them is not on the map."""
+    """The distance in the plane (beyond `FAR_M` at least so much); NaN where one of them is not on the map."""
     if a.lon is None or a.lat is None or b.lon is None or b.lat is None:
         return math.nan
-    x = (a.lon - b.lon) * METRES * math.cos(math.radians((a.lat + b.lat) / 2))
-    return math.hypot(x, (a.lat - b.lat) * METRES)
+    y = (a.lat - b.lat) * METRES
+    if not -FAR_M <= y <= FAR_M:
+        return abs(y)
+    return math.hypot((a.lon - b.lon) * METRES * math.cos(math.radians((a.lat + b.lat) / 2)), y)
 
 
 def _cell(lon: float, lat: float) -> tuple[int, int]:

@@ -37,7 +37,7 @@ PAIRS = [
     ("README.md", "README.zh.md"),
     *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in
       ("start", "import-a-model", "city-model", "survey-tables", "page", "replay", "concepts", "connect-a-device",
-       "write-a-rule", "detection", "operate")),
+       "write-a-rule", "incidents", "detection", "operate")),
 ]  # fmt: skip
 PAGES = [page for pair in PAIRS for page in pair]
 KINDS = load_kinds()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ import orjson
 from alerts.causes import SIGNS, sign_of
 from alerts.floods import SOURCE, SPAN, Flood, FloodGauge
 from alerts.incidents import KEPT, IncidentBook, Pipes, Summary, Told
-from alerts.rules import RuleSet
+from alerts.rules import Rule, RuleSet
 from ingest.commands import OK, OTHER_REQUEST, Once
 from twin.catalog import Catalog
 from twin.following import Follower
@@ -79,7 +79,7 @@ class Desk:
         self._clock = clock
         self._tell = tell
         self.operators = operators
-        self._most, self._few = operators * flood_alerts, operators * flood_over
+        self._most, self._few = operators * flood_alerts, operators * min(flood_over, flood_alerts)
         self._book = IncidentBook(pipes)
         self._gauge = FloodGauge(self._most, self._few)
         self._bodies: dict[str, dict[str, Any]] = {}  # of the open incidents
@@ -204,7 +204,11 @@ class Desk:
             if alert is None and member is None:
                 continue
             rule = rules.by_id.get(event.rule)
-            kind = sensors[event.sensor_index].kind if event.sensor_index >= 0 else None if rule is None else rule.kind
+            if event.sensor_index >= 0 or rule is None:
+                kind = sensors[event.sensor_index].kind if event.sensor_index >= 0 else None
+                sign = sign_of(kind, None if rule is None else rule.detector, event.domain)
+            else:
+                sign = _sign_of_rule(rule, rules, event.domain)
             raised_at = event.observed_at
             since, place = event.observed_at, ""
             if alert is not None:
@@ -213,9 +217,9 @@ class Desk:
             self._book.take(
                 Told(
                     event.seq, event.id, event.alert_id, event.rule, event.sensor or event.asset or "", event.asset,
-                    sign_of(kind, None if rule is None else rule.detector, event.domain), event.tenant, event.domain,
-                    event.transition, event.state, int(event.level), event.observed_at, min(since, raised_at),
-                    raised_at, event.lon, event.lat, place or event.asset or event.sensor or "",
+                    sign, event.tenant, event.domain, event.transition, event.state, int(event.level),
+                    event.observed_at, min(since, raised_at), raised_at, event.lon, event.lat,
+                    place or event.asset or event.sensor or "",
                     event.rule if rule is None else rule.title.zh, event.rule if rule is None else rule.title.en,
                     _flags(event), event.replaces,
                 )
@@ -285,6 +289,29 @@ class Desk:
             "operators": self.operators,
             "source": SOURCE,
         }
+
+
+def _sign_of_rule(rule: Rule, rules: RuleSet, domain: str) -> str:
+    """What an alert on a group is a sign of: of a rule over other rules, what the highest in rank of these tell."""
+    parts = [name for part in _named(rule.raw) if (name := rules.by_id.get(part)) is not None and name is not rule]
+    signs = [sign_of(part.kind, part.detector) for part in parts]
+    if rule.kind is not None or not signs:
+        return sign_of(rule.kind, rule.detector, domain)
+    return max(signs, key=lambda sign: SIGNS[sign].rank)
+
+
+def _named(raw: Any) -> Iterator[str]:
+    """Every text that a rule's own table holds, but for what it excludes; those that are ids of rules are the rules
+    that it looks at."""
+    if isinstance(raw, str):
+        yield raw
+    elif isinstance(raw, Mapping):
+        for name, value in raw.items():
+            if name not in ("not", "none"):
+                yield from _named(value)
+    elif isinstance(raw, Sequence):
+        for value in raw:
+            yield from _named(value)
 
 
 def _flags(event: AlertEvent) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ class Reach:
         return self._loaded().names.get(name, name)
 
     def _loaded(self) -> _Standing:
-        if self._thread.is_alive() and not self._is_loaded.is_set():
+        if not self._is_loaded.is_set() and self._thread.is_alive():
             self._is_loaded.wait(PATIENCE_S)
         return self._standing
 

@@ -19,13 +19,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from alerts.composition import ALL_SENSORS, HERE, Composition, Group, Member, Scope
+from alerts.reach import Reach
 from alerts.rules import Rule, RuleSet
 from alerts.words import holding
 from twin.catalog import Catalog
@@ -62,14 +63,6 @@ Steps = Callable[[Key], Sequence[Step] | None]
 Columns = dict[str, NDArray[Any]]
 Groups = tuple[tuple[int, ...], ...]  # sensors that are counted as one
 Memo = dict[Any, list[Any]]  # what several places come to alike, within one decision
-
-
-class Reach(Protocol):
-    """What lies along the network."""
-
-    def reached(self, asset: str, along: str, within_m: float | None = None) -> Mapping[str, float]:
-        """The assets, and how far away, that one reaches from `asset` going `upstream`, `downstream` or `both`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

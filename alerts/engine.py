@@ -20,11 +20,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from alerts.composites import Change, Clock, Composites, Finding, Reach, Redone
+from alerts.composites import Change, Clock, Composites, Finding, Redone
 from alerts.composition import Composition
 from alerts.detectors import DETECTORS, FAMILIES
 from alerts.detectors.offline import Heard, OfflineWatches, Silence
 from alerts.detectors.rows import Batch, Columns, Family, Patch, Rows, Verdicts, spans
+from alerts.reach import Reach
 from alerts.rules import Rule, RuleSet, Where
 from alerts.scopes import Fitted, effective, fit
 from twin.catalog import Catalog

@@ -12,9 +12,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from alerts.reach import Reach
 from twin.catalog import Catalog
 from twin.model import EPOCH, LEVELS, MINUTE, SECOND, Alert, AlertState, Hold, Level, Micros, Problem, iso
 
@@ -52,15 +53,6 @@ _DISTANCE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(m|km)")
 _ZONE_OFFSET: Final = re.compile(r"([+-])(\d\d):([0-5]\d)")
 
 Labels = Mapping[str, tuple[str, ...]]
-
-
-class Reach(Protocol):
-    """Where along the networks an asset's trouble reaches."""
-
-    def reached(self, asset: str, along: str, within_m: float | None) -> Mapping[str, float]:
-        """The assets `along` (`upstream`, `downstream`, `both`) of one, itself included, by their distance in metres
-        along the network, no further than `within_m`; empty for one that is in no network. Asked again, it is cheap."""
-        ...
 
 
 # Matching

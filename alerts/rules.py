@@ -270,6 +270,12 @@ class RuleSet:
     tests: tuple[Mapping[str, Any], ...] = ()
 
     @property
+    def follows_networks(self) -> bool:
+        """Whether a rule asks what lies along a network."""
+        compositions = [rule.parameters for rule in self.rules if isinstance(rule.parameters, Composition)]
+        return any(member.scope.along for found in compositions for member, _ in found.holds.members())
+
+    @property
     def attributes(self) -> frozenset[str] | None:
         """The assets' attributes that limits are taken from; None where nothing of the assets bears on the rules."""
         named = {name for rule in self.rules for _, given in rule.from_model for name in given.attributes}

@@ -13,11 +13,12 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from alerts.composites import Clock, Finding, Reach, Redone
+from alerts.composites import Clock, Finding, Redone
 from alerts.composition import Composition
 from alerts.engine import Engine, EngineState, Update
 from alerts.holds import Holds
 from alerts.lifecycle import AlertBook, Docket, subject_of
+from alerts.reach import Reach
 from alerts.rules import RuleSet
 from ingest import codecs, quality
 from ingest.codecs.waveform import STATISTICS, summarise_all
@@ -127,7 +128,7 @@ class Judgement:
         self._reach, self._only = reach, only
         self.engine = Engine(rules, catalog, started_at, reach, only)
         self.book = AlertBook()
-        self.holds = Holds(catalog)
+        self.holds = Holds(catalog, reach)
         self.holds.refit(rules.inhibits, rules.chatters, ())
         self.snapshots: list[Snapshot] = []  # oldest first
         self.outdated: set[int] = set()  # batches whose snapshots changed since they were written

@@ -19,10 +19,10 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from alerts.composites import Reach
 from alerts.composition import Composition
 from alerts.engine import EngineState, fitted
 from alerts.lifecycle import DEEDS, AlertBook, Digest, Docket, as_of, subject_of, surviving
+from alerts.reach import Reach
 from alerts.rules import Rule, RuleSet
 from alerts.scopes import Fitted
 from ingest.judgement import Decision, Judgement

@@ -39,7 +39,7 @@ PAIRS = [
     ("README.md", "README.zh.md"),
     *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in
       ("start", "import-a-model", "city-model", "survey-tables", "page", "replay", "concepts", "connect-a-device",
-       "write-a-rule", "manage-rules", "detection", "holds", "operate")),
+       "write-a-rule", "manage-rules", "incidents", "detection", "holds", "operate")),
 ]  # fmt: skip
 PAGES = [page for pair in PAIRS for page in pair]
 KINDS = load_kinds()

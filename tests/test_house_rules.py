@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("twin", "ingest", "alerts", "models3d")
-SHELL = ("twin.api", "twin.apart", "twin.app", "twin.backtests", "twin.checking", "twin.cli",
-         "twin.demo", "twin.exporting", "twin.exporting_models",
+SHELL = ("twin.api", "twin.apart", "twin.app", "twin.backtests", "twin.checking", "twin.cli", "twin.demo",
+         "twin.desk", "twin.exporting", "twin.exporting_models",
          "twin.following", "twin.importing", "twin.importing_models", "twin.judging", "twin.model_imports",
          "twin.republish", "twin.rule_tests", "twin.tilesets", "twin.replay_worker", "twin.replaying", "twin.replays",
          "twin.__main__")  # fmt: skip
@@ -38,9 +38,10 @@ PURE = (
     "twin.model", "twin.units", "twin.catalog", "twin.state", "twin.sensors", "ingest.codecs", "ingest.quality",
     "ingest.arrow", "ingest.judgement",
     "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation",
-    "alerts.composites", "alerts.composition", "alerts.parameters", "alerts.rules",
+    "alerts.composites", "alerts.composition", "alerts.parameters", "alerts.reach", "alerts.rules",
     "alerts.engine", "alerts.detectors", "alerts.lifecycle", "alerts.words", "alerts.holds",
     "alerts.judge", "alerts.scopes", "alerts.rule_diff", "alerts.comparing",
+    "alerts.causes", "alerts.floods", "alerts.incidents", "twin.incident",
 )  # fmt: skip
 # Its one purpose is an effect: a process in which a library may crash.
 APART = ("models3d.confined",)

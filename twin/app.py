@@ -35,11 +35,13 @@ from twin.api import create_app
 from twin.api.alerts import alert_json
 from twin.backtests import Backtests
 from twin.catalog import Catalog
+from twin.desk import Desk
 from twin.embedded import DataDir, EmbeddedBroker, EmbeddedPostgres
 from twin.following import Follower
 from twin.live import Live
 from twin.model import DAY, HOUR, SECOND, Alert, AlertEvent, Micros, Readings, StoreUnavailable
 from twin.model_imports import ModelImports
+from twin.reach import Reach
 from twin.replays import Replays
 from twin.sensors import sensors_from_json
 from twin.settings import Address, Settings
@@ -117,6 +119,8 @@ class Service:
             self.mqtt_url = settings.mqtt_url
         self._wait_for_database(lambda: migrate(self.database_url))
         self.reader = Reader(self.database_url)
+        self.reach = Reach(self.database_url)
+        self.reach.start()
         self.live = Live(self)
         self.replays = Replays(self, settings.replays)
         self.backtests = Backtests(self)
@@ -169,6 +173,7 @@ class Service:
             default_tenant=settings.default_tenant,
             max_bytes=settings.max_message_bytes,
             started_at=self.started_at,
+            reach=self.reach,
         )
         inbox = Inbox(settings.inbox_messages, settings.inbox_bytes)
         self.pipeline = pipeline = Pipeline(
@@ -193,6 +198,19 @@ class Service:
             pipeline, self.parse_rules, alert_json, lambda objects: sensors_from_json(objects, self.kinds)
         )
         self.source = pipeline.source = self._make_source(inbox, standing.instance)
+        self.desk = Desk(
+            self.database_url,
+            self.reach,
+            catalog,
+            lambda: self.rules,
+            self.clock,
+            self.live.publish_incidents,
+            operators=settings.operators,
+            flood_alerts=settings.flood_alerts,
+            flood_over=settings.flood_over,
+        )
+        self.live.standing = lambda: (self.desk.open_incidents(), self.desk.flood())
+        self.followers.append(self.desk.follower)
 
     def _make_source(self, inbox: Inbox, instance: str) -> WireSource | PahoSource:
         # Fixed by the database, so that the broker knows this service again, and another beside it is another client.
@@ -367,6 +385,8 @@ class Service:
             self.pipeline.stop()
         for follower in self.followers:
             follower.stop()
+        if hasattr(self, "reach"):
+            self.reach.stop()
         for thread in self._threads:
             thread.join(15)
         if hasattr(self, "pipeline"):
@@ -508,6 +528,9 @@ class Service:
             "alerts_active": len(self.judgement.book.active),
             "alerts_held": sum(not HELD.isdisjoint(alert.flags) for alert in list(self.judgement.book.open.values())),
             "holds": len(self.judgement.holds.standing),
+            "incidents_open": self.desk.open_count,
+            "alerts_10min": self.desk.rate,
+            "flood": int(self.desk.is_flooded),
             "rules_version": self.rules_version,
             "watches_without_limit": len(self.fitted.lacking),
             "uptime_s": round((now() - self.started_at) / SECOND, 3),

@@ -4,9 +4,12 @@ Everything here lives on one asyncio loop, but `publish`, which the pipeline's t
 is joined first and reads the standing alerts (or the events it missed) after; the number up to which it knows
 everything, its `floor`, then tells which live events are news to it: no gap, no double.
 
+Incidents go to clients that ask for them only, of each the newest state.
+
 Buffers: the backlog of published events (`BACKLOG_EVENTS`; over it all clients are closed with 4008 and resume from the
-database), each client's alert frames (`queue_frames`; over it that client is closed with 4008), and each client's
-sensors whose newest reading it has yet to be told (at most one entry a sensor). `stats` counts what was closed.
+database), each client's alert frames (`queue_frames`; over it that client is closed with 4008), each client's
+sensors whose newest reading it has yet to be told (at most one entry a sensor), and its incidents' frames (one each).
+`stats` counts what was closed.
 """
 
 from __future__ import annotations
@@ -165,6 +168,7 @@ class Subscription:
     readings: ReadingFilter | None
     resume: Resume | None
     token: str | None = field(default=None, repr=False)
+    incidents: bool = False
 
 
 def parse_subscription(data: str | bytes, catalog: Catalog) -> Subscription:
@@ -182,11 +186,15 @@ def parse_subscription(data: str | bytes, catalog: Catalog) -> Subscription:
     token = frame.get("token")
     if token is not None and not isinstance(token, str):
         raise _wrong("token", "a text", "文本")
+    incidents = frame.get("incidents")
+    if incidents is not None and not isinstance(incidents, bool):
+        raise _wrong("incidents", "true or false", " true 或 false")
     return Subscription(
         _alert_filter(_object(frame, "alerts")),
         _reading_filter(_object(frame, "readings"), catalog),
         _resume(_object(frame, "resume")),
         token,
+        bool(incidents),
     )
 
 
@@ -403,6 +411,8 @@ class Client:
     take_now: Callable[[bytes], bool] | None = None
     frames: deque[str] = field(default_factory=deque)
     held: list[tuple[int, str]] = field(default_factory=list)  # live events, while the missed ones are being read
+    wants_incidents: bool = False
+    told: dict[str, str] = field(default_factory=dict)  # frames of incidents, the newest of each
     reading_frames: deque[str] = field(default_factory=deque)
     behind: Bools | None = None  # sensors whose newest reading is yet to be told, beyond `reading_frames`
     extra: int = 0  # frames of a resume among `frames`: the bound is for live ones
@@ -427,6 +437,7 @@ class Client:
             self.close_code, self.close_reason = code, reason
         self.frames.clear()
         self.held.clear()
+        self.told.clear()
         self.reading_frames.clear()
         self.behind = None
         self.closing.set()
@@ -438,6 +449,7 @@ class Client:
         self.floor = self.extra = 0
         self.frames.clear()
         self.held.clear()
+        self.told.clear()
         self.reading_frames.clear()
         self.behind = None
 
@@ -453,6 +465,8 @@ class Live:
         self._step = max(1, min(SLICE_EVENTS, self.queue_frames // 2))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clients: set[Client] = set()
+        # What stands, for clients that want incidents: the open ones, and whether there is a flood of alerts.
+        self.standing: Callable[[], tuple[list[dict[str, Any]], dict[str, Any]]] | None = None
         # Clients with equal filters are judged once.
         self._by_alerts: dict[AlertFilter, set[Client]] = {}
         self._by_readings: dict[ReadingFilter, set[Client]] = {}
@@ -467,7 +481,7 @@ class Live:
         self._ticked_at = -math.inf
         self._ping: asyncio.TimerHandle | None = None
         self._seq = 0  # last event dealt out
-        self._snapshots: dict[AlertFilter | None, tuple[int, float, str]] = {}
+        self._snapshots: dict[tuple[AlertFilter | None, bool], tuple[int, float, str]] = {}
         self.sent_frames = 0
         self.closed_slow = 0
         self.resumed = 0
@@ -596,6 +610,21 @@ class Live:
                     text = self._frame(frame | {"seq": seq})
                     told[seq] = [text], wire_frame(text)
                 self._give(client, *told[seq])
+
+    def publish_incidents(self, told: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Tell the clients that want it of incidents (key and frame); of one key a slow client gets the newest only.
+        From any thread."""
+        if told and self._loop is not None:
+            self._on_loop(self._deal_incidents, told)
+
+    def _deal_incidents(self, told: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        clients = [client for client in self._clients if client.wants_incidents and client.is_ready]
+        if not clients:
+            return
+        texts = {key: self._frame(frame) for key, frame in told}
+        for client in clients:
+            client.told.update(texts)
+            client.wake()
 
     def begin_anew(self) -> None:
         """The source stands elsewhere now: what waits for clients is void, and all get a snapshot."""
@@ -787,6 +816,10 @@ class Live:
             if not client.frames:
                 client.extra = 0
             return frame
+        if client.told:
+            self.sent_frames += 1
+            client.sent += 1
+            return client.told.pop(next(iter(client.told)))
         if client.reading_frames:
             self.sent_frames += 1
             client.sent += 1
@@ -814,6 +847,7 @@ class Live:
         """Register with these filters. Live events are held until `begin` or `resume` has said what stands."""
         self.leave(client)
         client.alert_filter, client.reading_filter = wanted.alerts, wanted.readings
+        client.wants_incidents = wanted.incidents
         self._clients.add(client)
         if wanted.alerts is not None:
             self._by_alerts.setdefault(wanted.alerts, set()).add(client)
@@ -843,25 +877,28 @@ class Live:
 
     def _begin(self, client: Client, gap_after: int | None) -> None:
         """Snapshot, with a gap before it where numbers after `gap_after` are lost. One step of the loop."""
-        seq, frame = self._snapshot(client.alert_filter)
+        seq, frame = self._snapshot(client.alert_filter, client.wants_incidents)
         if gap_after is not None:
             self.gaps += 1
             client.frames.append(self._frame({"type": "gap", "from": min(gap_after + 1, seq), "to": seq}))
         client.frames.append(frame)
         self._go_live(client, seq)
 
-    def _snapshot(self, wanted: AlertFilter | None) -> tuple[int, str]:
+    def _snapshot(self, wanted: AlertFilter | None, with_incidents: bool = False) -> tuple[int, str]:
         loop = asyncio.get_running_loop()
         seq, alerts = self.source.snapshot()
-        kept = self._snapshots.get(wanted)
+        kept = self._snapshots.get((wanted, with_incidents))
         # Many clients that come back at once get the same text; values in it are at most this old.
         if kept is not None and kept[0] == seq and loop.time() - kept[1] < 0.5:
             return seq, kept[2]
         items = [] if wanted is None else alerts_json([alert for alert in alerts if wanted.takes_alert(alert)])
-        frame = self._frame({"type": "snapshot", "epoch": self.source.epoch, "seq": seq, "alerts": items})
+        told = {"type": "snapshot", "epoch": self.source.epoch, "seq": seq, "alerts": items}
+        if with_incidents and self.standing is not None:
+            told["incidents"], told["flood"] = self.standing()
+        frame = self._frame(told)
         if len(self._snapshots) >= 64:
             self._snapshots.clear()
-        self._snapshots[wanted] = (seq, loop.time(), frame)
+        self._snapshots[wanted, with_incidents] = (seq, loop.time(), frame)
         return seq, frame
 
     def _go_live(self, client: Client, floor: int) -> None:
@@ -908,6 +945,10 @@ class Live:
         # Says that the resume went well, also where nothing was missed.
         ping = self._frame({"type": "ping", "seq": seq})
         client.frames.append(ping)
+        if client.wants_incidents and self.standing is not None:  # they have no numbers: what stands is told again
+            incidents, flood = self.standing()
+            client.told = {one["id"]: self._frame({"type": "incident", "incident": one}) for one in incidents}
+            client.told["flood"] = self._frame({"type": "flood", "flood": flood})
         self._go_live(client, seq)
 
     def _append_missed(self, client: Client, wanted: AlertFilter | None, page: list[AlertEvent]) -> int:

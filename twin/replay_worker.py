@@ -25,6 +25,7 @@ from ingest.replay import Replay
 from twin.catalog import Catalog
 from twin.live import box_mask
 from twin.model import SECOND, Alert, AlertEvent, Micros, Readings, Refused, StoreUnavailable
+from twin.reach import Reach
 from twin.store.tape import Tape
 from twin.units import load_kinds
 
@@ -94,11 +95,15 @@ def open_replay(tape: Tape, kinds_file: Path | None, wanted: Wanted) -> Replay:
         return parse_rules(text, kinds)
 
     attributes: frozenset[str] | None = None
+    reach: Reach | None = None
     for text in [text for _, _, text in tape.rules()] if wanted.rules is None else [wanted.rules]:
         with contextlib.suppress(Refused):  # of a time when other kinds were known
-            named = parse(text).attributes
-            if named is not None:
-                attributes = named | (attributes or frozenset())
+            rules = parse(text)
+            if rules.attributes is not None:
+                attributes = rules.attributes | (attributes or frozenset())
+            if reach is None and rules.follows_networks:
+                reach = Reach(tape.dsn)
+                reach.start()
     tape.load_catalog(catalog, attributes)
     result = Replay(
         tape,
@@ -108,6 +113,7 @@ def open_replay(tape: Tape, kinds_file: Path | None, wanted: Wanted) -> Replay:
         wanted.end,
         sensors=None if wanted.sensors is None else np.array(wanted.sensors, np.int32),
         given=None if wanted.rules is None else parse(wanted.rules),
+        reach=reach,
     )
     result.prepare()
     return result

@@ -93,6 +93,9 @@ class Settings:
     ws_queue: int = 1000
     replays: int = 4  # at once
     shelve_h: float = 168  # the longest shelf; a week outlasts a spare part, and is not yet forgotten
+    operators: int = 1  # on duty
+    flood_alerts: int = 10  # more in ten minutes for each operator is a flood (ISA-18.2, EEMUA 191)
+    flood_over: int = 5  # fewer than so many end it
     log_level: str = "info"
     log_json: bool = False
 
@@ -126,6 +129,9 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "ws_queue": (1, 1_000_000),
     "replays": (0, 100),
     "shelve_h": (0.01, 24 * 366),
+    "operators": (1, 10_000),
+    "flood_alerts": (1, 1_000_000),
+    "flood_over": (1, 1_000_000),
 }
 _KIND: Final = {f.name: str(f.type) for f in fields(Settings)}
 _VARIABLES: Final = {

@@ -20,6 +20,8 @@ from twin.api import (
     errors,
     health,
     holds,
+    incidents,
+    kpis,
     models,
     network,
     page,
@@ -70,7 +72,9 @@ def create_app(service: ServiceView) -> FastAPI:
     app.include_router(health.router(service))
     api = APIRouter(prefix="/api/v1")
     # The rules before the sensors: a sensor's property takes what is left of a path.
-    for subject in (stats, rules, sensors, readings, alerts, holds, quarantine, devices, replays, backtests):
+    for subject in (
+        stats, rules, sensors, readings, alerts, incidents, kpis, holds, quarantine, devices, replays, backtests,
+    ):  # fmt: skip
         api.include_router(subject.router(service))
     networks = assets.Networks()
     # Before the assets: an asset's id may hold any sign, so `/assets/{id}` takes every path that is left.

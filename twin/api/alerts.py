@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
@@ -33,7 +34,8 @@ from twin.api.parameters import (
 from twin.api.sensors import names_of_asset
 from twin.api.view import ServiceView
 from twin.live import alert_json, alerts_json, event_json
-from twin.model import HOUR, LEVELS, AlertState, Level, Micros, NotFound
+from twin.model import HOUR, LEVELS, Alert, AlertState, Level, Micros, NotFound
+from twin.store.incidents import incidents_of
 from twin.store.reader import AlertQuery
 
 EXAMPLE: Final[dict[str, Any]] = {
@@ -44,7 +46,7 @@ EXAMPLE: Final[dict[str, Any]] = {
     "value": 26.1, "peak_value": 27.4, "threshold": 25,
     "place": {"lon": 114.05, "lat": 22.54, "name": "underpass-3"},
     "instruction": {"zh": "封闭下穿通道", "en": "Close the underpass"},
-    "message": {"zh": "道路积水 26.1 cm", "en": "Road ponding 26.1 cm"},
+    "message": {"zh": "道路积水 26.1 cm", "en": "Road ponding 26.1 cm"}, "incident": "5d0c4d6a9b7e6f001122",
 }  # fmt: skip
 EVENT: Final[dict[str, Any]] = {
     "seq": 41, "id": "a1b2c3d4e5f60718293a", "alert_id": EXAMPLE["id"], "rule": "road-ponding",
@@ -87,6 +89,9 @@ def router(service: ServiceView) -> APIRouter:
         rule: Text = None,
         flag: Annotated[str | None, Query(max_length=200, examples=["shelved,suppressed"])] = None,
         tag: Annotated[str | None, Query(max_length=512, description="现行规则的标签 / of rules in force")] = None,
+        first_out: Annotated[
+            bool, Query(description="只列各事件最先的报警和可能原因 / the first and the probable root of each incident")
+        ] = False,
         from_: From = None,
         to: To = None,
         limit: Limit = 100,
@@ -112,6 +117,7 @@ def router(service: ServiceView) -> APIRouter:
             flags=words("flag", flag, FLAGS),
             sensors=(service.catalog.find(sensor),) if sensor is not None else (),
             assets=tuple(assets),
+            first_outs=first_out,
         )
         place = parse_cursor("alerts", after, int, str)
         if start is not None and start == end:
@@ -124,11 +130,11 @@ def router(service: ServiceView) -> APIRouter:
             found = {alert.id: alert for alert in service.alerts(id_ for _, id_ in ids[:limit])}
             gone = [id_ for _, id_ in ids[:limit] if id_ not in found]  # cleared since we asked
             found |= {alert.id: alert for alert in await service.reader.alerts_of(gone)}
-            return page(alerts_json([found[id_] for _, id_ in ids[:limit] if id_ in found]), following)
+            return page(await _told(service, [found[id_] for _, id_ in ids[:limit] if id_ in found]), following)
         listed = await service.reader.alerts(query, limit + 1, seen)
         following = cursor("alerts", listed[limit - 1].raised_at, listed[limit - 1].id) if len(listed) > limit else None
         standing = {alert.id: alert for alert in service.alerts(a.id for a in listed[:limit])}
-        return page(alerts_json([standing.get(alert.id, alert) for alert in listed[:limit]]), following)
+        return page(await _told(service, [standing.get(alert.id, alert) for alert in listed[:limit]]), following)
 
     @routes.get(
         "/alerts/{id}",
@@ -141,7 +147,7 @@ def router(service: ServiceView) -> APIRouter:
             raise no_alert(id)
         events = await service.reader.alert_events(id)
         history = [{"seq": event.seq, **event_json(event)} for event in events]
-        return json_answer(alert_json(alert) | {"events": history})
+        return json_answer((await _told(service, [alert]))[0] | {"events": history})
 
     @routes.post(
         "/alerts/{id}/actions",
@@ -186,6 +192,14 @@ def _until(given: Action, service: ServiceView) -> Micros:
     if until > service.clock() + round(most * HOUR):
         raise Invalid("until", f"a shelf lasts at most {most:g} h", f"搁置最长 {most:g} 小时")
     return until
+
+
+async def _told(service: ServiceView, alerts: Sequence[Alert]) -> list[dict[str, Any]]:
+    """Alerts as JSON, each with the incident that it is in; null until the desk has seen it, a moment after."""
+    known = {alert.id: service.desk.incident_of(alert.id) for alert in alerts}
+    unknown = [id_ for id_, incident in known.items() if incident is None]
+    known |= await incidents_of(service.reader, unknown)
+    return [told | {"incident": known[told["id"]]} for told in alerts_json(alerts)]
 
 
 def no_alert(id: str) -> NotFound:

@@ -11,6 +11,7 @@ from alerts.scopes import Fitted
 from ingest.commands import Once
 from twin.backtests import Asked
 from twin.catalog import Catalog
+from twin.desk import Action
 from twin.live import Live
 from twin.model import Alert, Hold, Micros, Sensor
 from twin.model_imports import ModelImports
@@ -138,8 +139,18 @@ class CommandsView(Protocol):
     def redrive(self, ids: Sequence[int] | None, once: Once | None = None) -> Future[dict[str, int]]: ...
 
 
+class DeskView(Protocol):
+    """Incidents: those in memory, and what people do about them."""
+
+    def act(self, action: Action) -> Future[bytes]: ...
+
+    def incident_of(self, alert: str) -> str | None: ...
+
+    def flood(self) -> dict[str, Any]: ...
+
+
 class ServiceView(Protocol):
-    """The service. Nothing here changes it but `commands`."""
+    """The service. Nothing here changes it but `commands` and `desk`."""
 
     @property
     def commands(self) -> CommandsView: ...
@@ -153,6 +164,9 @@ class ServiceView(Protocol):
     model_imports: ModelImports
     tilesets: Tilesets
     database_url: str
+
+    @property
+    def desk(self) -> DeskView: ...
 
     @property
     def replays(self) -> ReplaysView: ...

@@ -76,7 +76,7 @@ class RuleSetRow:
 @dataclass(frozen=True, slots=True)
 class AlertQuery:
     """Which alerts: open at any time within [start, end), and of one of each non-empty list. `states` may hold `open`
-    (all but cleared)."""
+    (all but cleared). `first_outs`: only those that are the first, or the probable root, of their incident."""
 
     start: Micros | None = None
     end: Micros | None = None
@@ -88,6 +88,7 @@ class AlertQuery:
     sensors: tuple[int, ...] = ()
     assets: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    first_outs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -514,6 +515,11 @@ def _chosen(which: AlertQuery, after: tuple[Micros, str] | None) -> tuple[str, d
     if which.flags:
         conditions.append("a.flags && %(flags)s")
         params["flags"] = list(which.flags)
+    if which.first_outs:
+        conditions.append(
+            "a.id in (select root from incidents where state <> 'merged'"
+            " union all select first from incidents where state <> 'merged')"
+        )
     if after is not None:
         conditions.append("(a.raised_at, a.id) < (%(after_at)s, %(after_id)s)")
         params |= {"after_at": rows.moment(after[0]), "after_id": after[1]}

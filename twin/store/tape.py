@@ -45,6 +45,7 @@ class Tape:
     Raises `StoreUnavailable`."""
 
     def __init__(self, dsn: str, received_before: Micros | None = None) -> None:
+        self.dsn = dsn
         self.received_before = received_before
         self._reader = ThreadPoolExecutor(1, "tape")
         self._ahead: tuple[Micros, Micros, Future[Readings]] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -11,6 +12,7 @@ from alerts.rules import Rule, Words
 from twin.catalog import Catalog
 from twin.model import LEVELS, MINUTE, Level, Micros, Transition, iso
 
+_when = functools.lru_cache(1024)(iso)  # in a storm many things begin at once
 LEVEL_ZH: Final = ("", "蓝色", "黄色", "橙色", "红色")
 
 
@@ -51,8 +53,11 @@ def holding(
 ) -> tuple[str, str]:  # fmt: skip
     """What a composite rests on: the rules that hold, on which sensor and since when; how many more there are; and the
     rules that must not hold."""
-    zh = [f"{title.zh}（{sensor}，自 {iso(since)}）" for title, sensor, since in held]
-    en = [f"{title.en} ({sensor}, since {iso(since)})" for title, sensor, since in held]
+    zh, en = [], []
+    for title, sensor, since in held:
+        at = _when(since)
+        zh.append(f"{title.zh}（{sensor}，自 {at}）")
+        en.append(f"{title.en} ({sensor}, since {at})")
     if others > 0:
         zh.append(f"另有 {others} 项")
         en.append(f"{others} more")

@@ -14,7 +14,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,9 +22,12 @@ from numpy.typing import NDArray
 
 from alerts.composites import Change, Clock, Composites, Finding, Redone
 from alerts.composition import Composition
-from alerts.detectors import DETECTORS, FAMILIES
+from alerts.detectors import FAMILIES, JOINED, family_of
+from alerts.detectors.joined import Groups, JoinedFamily
 from alerts.detectors.offline import Heard, OfflineWatches, Silence
-from alerts.detectors.rows import Batch, Columns, Family, Patch, Rows, Verdicts, spans
+from alerts.detectors.rows import NEVER, Batch, Columns, Family, Patch, Rows, Verdicts, spans
+from alerts.groups import concerned, groups_of
+from alerts.parameters import Joined
 from alerts.reach import Reach
 from alerts.rules import Rule, RuleSet, Where
 from alerts.scopes import Fitted, effective, fit
@@ -33,6 +36,9 @@ from twin.model import DAY, Alert, Bools, Floats, Indices, Ints, Micros, Reading
 
 _log = logging.getLogger(__name__)
 _MAX_STATE: Final = 4 << 30  # bytes of a saved state unpacked
+
+Group = tuple[str, int]  # a family that joins sensors, and a row of it
+GroupTimes = dict[Group, dict[int, Micros]]  # by group and member's slot, a reading's time, the earliest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,15 @@ class EngineState:
     tables: dict[str, Columns]
     offline: Columns
     composites: Columns = field(default_factory=dict)
+
+    def through(self, family: str, fingerprint: int, pivot: int) -> Micros:
+        """The newest time at which a group was judged; `NEVER` where it was not yet."""
+        table = self.tables.get(family, {})
+        if "join_through" not in table:
+            return NEVER
+        begin, end = np.searchsorted(table["sensor"], [pivot, pivot + 1]).tolist()
+        rows = np.flatnonzero(table["rule"][begin:end] == fingerprint)
+        return int(table["join_through"][begin + rows[0]]) if len(rows) else NEVER
 
     def to_bytes(self) -> bytes:
         """Compact and without pickled objects; `from_bytes` reads it."""
@@ -116,6 +131,7 @@ class Engine:
         self._prints = np.array([rule.fingerprint for rule in self.fitted.rules], np.int64)
         self._rule_of = {rule.fingerprint: index for index, rule in enumerate(self.fitted.rules)}
         families: dict[str, list[tuple[int, Indices]]] = {name: [] for name in FAMILIES}
+        joined: dict[str, list[tuple[int, Indices]]] = {name: [] for name in JOINED}
         silent: list[tuple[int, Indices]] = []
         watching: dict[int, list[Indices]] = {}
         for index, sensors in self.fitted.parts:
@@ -132,11 +148,20 @@ class Engine:
                 has_low = ~np.isnan(catalog.low[sensors]) if rule.min is None else True
                 has_high = ~np.isnan(catalog.high[sensors]) if rule.max is None else True
                 sensors = sensors[np.broadcast_to(has_low | has_high, len(sensors))]
-            families[DETECTORS[rule.detector]].append((index, sensors))
+            family = family_of(rule)
+            if family in JOINED:
+                joined[family].append((index, groups_of(rule, sensors, catalog)))
+                continue
+            families[family].append((index, sensors))
         self.families: dict[str, Family] = {}
         for name, kind in FAMILIES.items():
             rows = _rows(families[name], self._size)
             self.families[name] = kind.build(self.fitted.rules, rows, catalog.low, catalog.high)
+        self.joined: dict[str, JoinedFamily] = {}
+        for name, joins in JOINED.items():
+            groups = _grouped(self.fitted.rules, joined[name], self._size)
+            self.joined[name] = joins.grouped(self.fitted.rules, *groups)
+        self.families |= self.joined
         self.offline = self._offline(silent, catalog, started_at)
         sensors_of = {place: np.unique(np.concatenate(parts)) for place, parts in watching.items()}
         self.composites = Composites(rules, catalog, sensors_of, reach, only)
@@ -292,7 +317,7 @@ class Engine:
         families: dict[str, list[int]] = {}
         for place, rule in enumerate(rules):
             if 0 <= own[place] < self._size and 0 <= rule < len(self.rules):
-                families.setdefault(DETECTORS.get(self.rules.rules[rule].detector, ""), []).append(place)
+                families.setdefault(family_of(self.rules.rules[rule]), []).append(place)
         for name, places in families.items():
             family = self.families.get(name)
             if family is None:
@@ -371,7 +396,12 @@ class Engine:
         known = np.flatnonzero((rule >= 0) & (own >= 0) & (own < self._size))
         row = family.rows.find(own[known], rule[known])
         known, row = known[row >= 0], row[row >= 0]
-        family.apply([Patch(row, {column: table[column][known] for column in family.columns})])
+        taken = {column: table[column][known] for column in family.columns}
+        if name in self.joined:
+            join = self.joined[name].join
+            family.apply(join.fitting(row, taken, family.columns, self.joined[name].lasts))
+            return
+        family.apply([Patch(row, taken)])
 
     def settle(self, alerts: Iterable[Alert]) -> None:
         """Bring the open levels in line with the alerts that stand active: what was told is what counts. A watch that
@@ -401,7 +431,7 @@ class Engine:
         """Take up, in watches at rest or open at another level, the level of alerts that stand active."""
         for alert in alerts:
             rule = self.rules.by_id.get(alert.rule)
-            family = self.families.get(DETECTORS.get(rule.detector, "")) if rule else None
+            family = self.families.get(family_of(rule)) if rule else None
             own = int(self._own(np.array([alert.sensor_index], np.int32))[0])
             if rule is None or family is None or not 0 <= own < self._size:
                 continue
@@ -434,6 +464,10 @@ class Engine:
             by_rule[int(self.fitted.first[rule]) : int(self.fitted.first[rule + 1])] += more
         for family in self.families.values():
             np.maximum.at(result, family.rows.sensor, by_rule[family.rows.rule])
+        for joined in self.joined.values():
+            member = joined.join.groups.member
+            row, slot = np.nonzero(member >= 0)
+            np.maximum.at(result, member[row, slot], by_rule[joined.rows.rule][row])
         return result
 
     def known_gateway(self, sensor: NDArray[Any]) -> Indices:
@@ -459,28 +493,115 @@ class Engine:
             own = own[inside]
         small.families = {}
         for name, family in self.families.items():
+            if name in self.joined:
+                continue
             origin = family.rows.of_sensors(own)
             sensor = np.repeat(inside, family.rows.number[own]).astype(np.int32)
             small.families[name] = family.subset(Rows(sensor, family.rows.rule[origin], small._size), origin)
-        nothing = np.empty(0, np.int64)
-        no_rows = Rows(np.empty(0, np.int32), np.empty(0, np.int32), 0)
-        small.offline = OfflineWatches(self.rules.rules, no_rows, nothing, nothing, [], small.gateways, 0)
+        small.joined = {}
+        small.offline = self._no_silence(small.gateways)
         picks = np.asarray(pick)[first]
         for number, state in enumerate(states):
             mine = small._local[picks == number]
             if state is None or not len(mine):
                 continue
             for name, table in state.tables.items():
+                if name in self.joined:
+                    continue
                 begin = np.searchsorted(table["sensor"], mine)
                 end = np.searchsorted(table["sensor"], mine, "right")
                 small._take(name, table, spans(begin, end - begin))
+        return small
+
+    def _no_silence(self, gateways: list[str]) -> OfflineWatches:
+        nothing = np.empty(0, np.int64)
+        no_rows = Rows(np.empty(0, np.int32), np.empty(0, np.int32), 0)
+        return OfflineWatches(self.rules.rules, no_rows, nothing, nothing, [], gateways, 0)
+
+    def late_for_groups(self, sensor: Indices, at: Ints) -> GroupTimes:
+        """Which groups readings, newer than all their sensors showed, come too late for to be judged by `observe`."""
+        return self._groups({name: family.join.late(sensor, at) for name, family in self._with_groups()})
+
+    def groups_with(self, sensor: Indices, at: Ints) -> GroupTimes:
+        """Which groups readings belong to."""
+        return self._groups({name: family.join.memberships(sensor, at) for name, family in self._with_groups()})
+
+    def _with_groups(self) -> Iterator[tuple[str, JoinedFamily]]:
+        """The families that join anything; asked of an engine of all sensors only."""
+        return ((name, family) for name, family in self.joined.items() if len(family.rows))
+
+    @staticmethod
+    def _groups(found: dict[str, tuple[Ints, Ints, Ints]]) -> GroupTimes:
+        times: GroupTimes = {}
+        for name, (row, slot, at) in found.items():
+            order = np.lexsort((at, slot, row))
+            row, slot, at = row[order], slot[order], at[order]
+            first = np.ones(len(row), bool)
+            first[1:] = (row[1:] != row[:-1]) | (slot[1:] != slot[:-1])
+            for r, m, t in zip(row[first].tolist(), slot[first].tolist(), at[first].tolist(), strict=True):
+                times.setdefault((name, r), {})[m] = t
+        return times
+
+    def members(self, group: Group) -> Indices:
+        """A group's sensors, its pivot first."""
+        member = self.joined[group[0]].join.groups.member[group[1]]
+        return np.asarray(member[member >= 0])
+
+    def watch_of(self, group: Group) -> tuple[int, int]:
+        """The rule and the pivot of a group, as transitions have them."""
+        rows = self.joined[group[0]].rows
+        return int(self.fitted.public[rows.rule[group[1]]]), int(rows.sensor[group[1]])
+
+    def fingerprint_of(self, group: Group) -> int:
+        """What the group's rule comes to there, as saved states know it."""
+        return int(self._prints[self.joined[group[0]].rows.rule[group[1]]])
+
+    def through(self, group: Group) -> Micros:
+        """The newest time at which the group was judged."""
+        return int(self.joined[group[0]].join.columns["join_through"][group[1]])
+
+    def subjects(self, transition: Transition) -> Sequence[int]:
+        """The sensors that a transition is about: of most detectors the one it is on."""
+        rule = self.rules.rules[transition.rule]
+        family = self.joined.get(family_of(rule))
+        if family is None:
+            return [transition.sensor]
+        row = int(self._rows_of(family.rows, np.array([transition.sensor]), np.array([transition.rule]))[0])
+        return concerned(rule, self.members((family_of(rule), row)).tolist())
+
+    def fork_groups(self, groups: Sequence[Group], state: EngineState | None) -> Engine:
+        """A small engine with these groups only, from an earlier state (None: at rest), to judge them again."""
+        small = object.__new__(Engine)
+        small.rules, small.fitted, small.failures, small.gateways = self.rules, self.fitted, self.failures, []
+        small.composites = self.composites  # which transitions they follow; their state stays here
+        small._prints, small._rule_of = self._prints, self._rule_of
+        small._local = np.unique(np.concatenate([self.members(group) for group in groups])).astype(np.int32)
+        small._size = len(small._local)
+        small.families, small.joined = {}, {}
+        for name, family in self.joined.items():
+            origin = np.array(sorted(row for family_, row in groups if family_ == name), np.int64)
+            if not len(origin):
+                continue
+            own = family.join.groups.take(origin)
+            member = np.where(own.member >= 0, np.searchsorted(small._local, own.member), -1).astype(np.int32)
+            rows = Rows(member[:, 0], family.rows.rule[origin], small._size)
+            small.joined[name] = family.regrouped(rows, origin, replace(own, member=member))
+        small.families |= small.joined
+        small.offline = self._no_silence(small.gateways)
+        for name, table in state.tables.items() if state is not None else ():
+            if name in small.joined:
+                pivots = small._local[np.unique(small.joined[name].rows.sensor)]
+                begin = np.searchsorted(table["sensor"], pivots)
+                small._take(name, table, spans(begin, np.searchsorted(table["sensor"], pivots, "right") - begin))
         return small
 
     def merge(self, small: Engine) -> Update:
         """The update that gives this engine's watches the state of a fork of it."""
         patches: dict[str, list[Patch]] = {}
         for name, family in self.families.items():
-            part = small.families[name]
+            part = small.families.get(name)
+            if part is None:
+                continue
             own = self._own(small._lasting(part.rows.sensor))
             row = family.rows.find(own, part.rows.rule)
             there = np.flatnonzero(row >= 0)
@@ -496,6 +617,20 @@ def fitted(rules: RuleSet, catalog: Catalog) -> Fitted:
 def effective_on(rules: RuleSet, catalog: Catalog, sensor: int) -> Fitted:
     """What the rules come to on one sensor, which then has the index 0."""
     return effective(rules, catalog, sensor, lambda alone: _Matcher(alone).of)
+
+
+def _grouped(rules: Sequence[Rule], parts: list[tuple[int, Indices]], size: int) -> tuple[Rows, Groups]:
+    """Rows of (rule index, its groups) pairs, sorted by pivot and rule."""
+    width = max((groups.shape[1] for _, groups in parts), default=1)
+    none = np.empty((0, width), np.int32)
+    wide = [np.pad(groups, ((0, 0), (0, width - groups.shape[1])), constant_values=-1) for _, groups in parts]
+    member = np.concatenate([none, *wide]).astype(np.int32)
+    rule = np.repeat(np.array([r for r, _ in parts], np.int32), np.array([len(g) for _, g in parts], np.int64))
+    order = np.lexsort((rule, member[:, 0]))
+    member, rule = member[order], rule[order]
+    times = np.array([(p.max_age, p.patience) if isinstance(p := r.parameters, Joined) else (0, 0) for r in rules])
+    own = times.reshape(-1, 2)[rule].astype(np.int64)
+    return Rows(member[:, 0], rule, size), Groups(member, member, own[:, 0], own[:, 1])
 
 
 def _order(transition: Transition) -> tuple[int, int, int]:

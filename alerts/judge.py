@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from alerts.engine import Engine
 from alerts.rules import RuleSet
 from twin.catalog import Catalog
-from twin.model import Floats, Readings, Transition
+from twin.model import Floats, Ints, Readings, Transition
 
 _AT_ONCE: Final = 500_000  # readings judged at once; bounds the scratch memory
 
@@ -43,8 +43,7 @@ def judge(rules: RuleSet, catalog: Catalog, readings: Readings) -> Judged:
     judgeable = kept.judgeable()
     seen = kept.take(judgeable)
     found = np.full(len(seen), np.nan)
-    for begin in range(0, len(seen), _AT_ONCE):
-        part = np.arange(begin, min(begin + _AT_ONCE, len(seen)))
+    for part in _parts(seen.observed_at):
         transitions, update = engine.observe(seen.take(part))
         engine.apply(update)
         if update.score is not None:
@@ -58,15 +57,26 @@ def judge(rules: RuleSet, catalog: Catalog, readings: Readings) -> Judged:
     told.sort(key=lambda t: (t.observed_at, t.sensor, t.rule, t.subject or ""))
     score = np.full(len(kept), np.nan)
     score[judgeable] = found
-    return Judged(kept, _levels(kept, told), score, told)
+    return Judged(kept, _levels(kept, told, engine), score, told)
 
 
-def _levels(readings: Readings, told: list[Transition]) -> NDArray[np.int8]:
+def _parts(at: Ints) -> list[Ints]:
+    """Places of the readings judged at once: all of a span of time, as sensors that are looked at together must come
+    together."""
+    if len(at) <= _AT_ONCE:
+        return [np.arange(len(at))] if len(at) else []
+    order = np.argsort(at, kind="stable")
+    ends = np.unique(np.searchsorted(at[order], at[order][np.arange(_AT_ONCE, len(at), _AT_ONCE)]))
+    return [np.sort(part) for part in np.split(order, ends) if len(part)]
+
+
+def _levels(readings: Readings, told: list[Transition], engine: Engine) -> NDArray[np.int8]:
     """The highest open level after each reading: a step function for each rule and sensor, and their maximum."""
     level = np.zeros(len(readings), np.int8)
     steps: dict[tuple[int, int], list[Transition]] = {}
     for transition in told:
-        steps.setdefault((transition.sensor, transition.rule), []).append(transition)
+        for sensor in engine.subjects(transition):
+            steps.setdefault((sensor, transition.rule), []).append(transition)
     for (sensor, _), changes in steps.items():
         begin, end = np.searchsorted(readings.sensor, [sensor, sensor + 1])
         times = np.array([change.observed_at for change in changes])

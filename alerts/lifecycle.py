@@ -806,7 +806,7 @@ def _worse(rule: Rule, before: float | None, t: Transition) -> float | None:
         math.isnan(t.peak) or before is None or rule.detector in ("range", "anomaly")
     ):  # of two sides the detector knows which
         return before if math.isnan(t.peak) else t.peak
-    if rule.detector == "rate":
+    if rule.detector == "rate" or rule.side == "either":
         return max(before, t.peak, key=abs)
     return min(before, t.peak) if rule.side == "below" else max(before, t.peak)
 

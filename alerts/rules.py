@@ -72,7 +72,6 @@ FIELDS: Final[dict[str, frozenset[str]]] = {
     "rate": frozenset({"side", "strict", "levels", "window"}) | _RUNS,
     "stuck": frozenset({"for", "tolerance", "except", "level", "max_gap"}),
     "offline": frozenset({"after", "level"}),
-    "anomaly": frozenset({"budget", "level"}),
 } | {
     name: takes.fields
     | (frozenset({"side", "strict", "levels"}) if takes.sides else frozenset({"level"}))
@@ -84,7 +83,7 @@ _SIDES: Final[dict[str, tuple[str, ...]]] = {
     "rate": ("above", "below", "either"),
 } | {name: takes.sides for name, takes in PARAMETERS.items() if takes.sides}
 _DEFAULT_LEVEL: Final = {
-    "range": Level.YELLOW, "stuck": Level.BLUE, "offline": Level.BLUE, "anomaly": Level.BLUE
+    "range": Level.YELLOW, "stuck": Level.BLUE, "offline": Level.BLUE
 } | {name: takes.level for name, takes in PARAMETERS.items()}  # fmt: skip
 FOLLOWING: Final = ("composite", "neighbours of")  # they may look wherever the rules look that they follow
 _WHERE: Final = ("tag", "not_tag", "domain", "tenant", "asset", "device", "statistic", "kind")

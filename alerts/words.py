@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from alerts.composition import Composition
+from alerts.parameters import Neighbours, Residual, Spectrum, Together
 from alerts.rules import Rule, Words
 from twin.catalog import Catalog
 from twin.model import LEVELS, MINUTE, Level, Micros, Transition, iso
@@ -79,6 +80,8 @@ def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:
     if math.isnan(t.value):
         return "", ""
     kind = catalog.kind(t.sensor)
+    if isinstance(rule.parameters, Together):
+        return _together(catalog, t)
     if kind.unit == "bool":
         return ("是", "yes") if t.value else ("否", "no")
     value = f"{_number(t.value)} {kind.unit}".strip()
@@ -89,9 +92,47 @@ def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:
     if rule.detector == "rate":
         window = _number(rule.window / MINUTE)
         return f"{window} 分钟内变化 {value}（限值 {limit}）", f"changed by {value} in {window} min (limit {limit})"
+    if isinstance(rule.parameters, Residual | Neighbours | Spectrum):
+        return _deviation(rule.parameters, t, kind.unit)
     if rule.detector == "anomaly":
         return _evidence(t, value, limit)
     return f"{value}（限值 {limit}）", f"{value} (limit {limit})"
+
+
+def _deviation(parameters: Residual | Neighbours | Spectrum, t: Transition, unit: str) -> tuple[str, str]:
+    """The words for a deviation from what other sensors say."""
+    if parameters.is_percent:
+        unit = "%"
+    elif isinstance(parameters, Spectrum):
+        unit = "σ"
+    match parameters:
+        case Residual():
+            of_zh, of_en = "较模型值偏离", "off its model by"
+        case Neighbours():
+            of_zh, of_en = "较邻近测点中位数偏离", "off the median of its neighbours by"
+        case Spectrum():
+            of_zh, of_en = "较健康期偏离", "off its healthy period by"
+    value, limit = f"{t.value:+.6g} {unit}".strip(), f"{t.threshold:+.6g} {unit}".strip()
+    since = iso(t.since)
+    return f"{of_zh} {value}（限值 {limit}，自 {since}）", f"{of_en} {value} (limit {limit}, since {since})"
+
+
+def _together(catalog: Catalog, t: Transition) -> tuple[str, str]:
+    """The words for sensors that are together unlike what they have been; the value is -log10 of a probability."""
+    since = iso(t.since)
+    if not t.after:
+        zh, en = (
+            ("持续已久，视为新常态", "lasting, now taken as normal")
+            if t.note < 0
+            else ("已恢复常态", "back to what is usual")
+        )
+        return f"（{zh}，自 {since}）", f"({en}, since {since})"
+    most = catalog.sensors[t.note - 1].id if t.note > 0 else ""
+    odds = f"10^-{t.value:.1f}"
+    return (
+        f"多测点联合异常，{most} 最为异常（概率 {odds}，自 {since}）",
+        f"its sensors together are unlike what they have been, {most} most of all (probability {odds}, since {since})",
+    )
 
 
 # By `Transition.note` of the anomaly detector: what the evidence is; the last one ends an alert.

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from alerts.detectors.anomaly import LEAVE_OUT, AnomalyWatches
+from alerts.detectors.together import LEAVE_OUT as TOGETHER_LEAVE_OUT
+from alerts.detectors.together import TogetherWatches
 from alerts.engine import Engine
 from alerts.rules import parse_rules
 from twin.catalog import Catalog
@@ -152,6 +154,84 @@ def judged(corpus: list[Series], without: Sequence[str] = ()) -> list[NDArray[np
     return np.split(score, np.cumsum([len(series.at) for series in corpus])[:-1])
 
 
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """One run of a labelled test bench: `at` (µs), `value` [n, channels], `label` (bool)."""
+
+    name: str
+    at: NDArray[np.int64]
+    value: NDArray[np.float64]
+    label: NDArray[np.bool_]
+
+
+LOOP_LEARNT: Final = 400  # samples of each run that are learnt from and not counted, as published
+
+
+def read_loops(folder: Path) -> list[Loop]:
+    """The runs of a folder of `*/*.csv` (`datetime;channel;…;anomaly;changepoint`); those without labels are all
+    ordinary."""
+    found = []
+    for path in sorted(folder.glob("*/*.csv"), key=lambda path: (path.parent.name, len(path.stem), path.stem)):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file, delimiter=";"))
+        channels = [name for name in rows[0] if name not in ("datetime", "anomaly", "changepoint")]
+        found.append(
+            Loop(
+                f"{path.parent.name}/{path.name}",
+                np.array([_micros(row["datetime"]) for row in rows], np.int64),
+                np.array([[float(row[name]) for name in channels] for row in rows]),
+                np.array([float(row.get("anomaly", 0)) > 0 for row in rows]),
+            )
+        )
+    return found
+
+
+def judged_loops(
+    loops: list[Loop], without: Sequence[str] = ()
+) -> list[tuple[NDArray[np.float64], NDArray[np.bool_], int]]:
+    """By run: the samples' scores, whether an alert is open after them, and the number of alerts; from the production
+    engine, with one anomaly rule over each device."""
+    kinds = load_kinds()
+    catalog = Catalog(kinds)
+    names = [(n, c) for n, loop in enumerate(loops) for c in range(loop.value.shape[1])]
+    catalog.put([(i, Sensor(f"loop{n}", f"c{c}", "signal.value", "")) for i, (n, c) in enumerate(names)])
+    rules = parse_rules('[[rule]]\nid = "loop"\nkind = "signal.value"\ndetector = "anomaly"\nover = "device"\n', kinds)
+    parts = []
+    for i, (n, c) in enumerate(names):
+        at, first = np.unique(loops[n].at, return_index=True)
+        parts.append(
+            Readings(np.full(len(at), i, np.int32), at, at, loops[n].value[first, c], np.zeros(len(at), np.uint8))
+        )
+    engine = Engine(rules, catalog)
+    watches = engine.families["together"]
+    assert isinstance(watches, TogetherWatches)
+    watches.without = frozenset(without)
+    readings = Readings.join(parts)
+    told, update = engine.observe(readings)
+    if engine.failures or update.score is None:
+        raise RuntimeError("judging failed; see the log")
+    result = []
+    for n, loop in enumerate(loops):
+        pivot = names.index((n, 0))
+        own = readings.sensor == pivot
+        score = update.score[own][np.searchsorted(readings.observed_at[own], loop.at)]
+        changes = [t for t in told if t.sensor == pivot]
+        after = np.array([False, *(t.after > 0 for t in changes)])
+        is_open = after[np.searchsorted(np.array([t.observed_at for t in changes]), loop.at, "right")]
+        result.append((score, is_open, sum(t.after > 0 for t in changes)))
+    return result
+
+
+def counted(flags: list[NDArray[np.bool_]], loops: list[Loop]) -> tuple[float, float, float]:
+    """F1, the share of ordinary samples flagged and the share of labelled ones missed, over all samples behind those
+    that each run is learnt from."""
+    flag = np.concatenate([f[LOOP_LEARNT:] for f in flags])
+    label = np.concatenate([loop.label[LOOP_LEARNT:] for loop in loops])
+    hit = int((flag & label).sum())
+    false, missed = int((flag & ~label).sum()), int((~flag & label).sum())
+    return 2 * hit / max(2 * hit + false + missed, 1), false / max((~label).sum(), 1), missed / max(label.sum(), 1)
+
+
 NOISES: Final[dict[str, Callable[[np.random.Generator, NDArray[np.float64]], NDArray[np.float64]]]] = {
     "normal": lambda draw, day: draw.normal(10, 1, day.shape),
     "daily": lambda draw, day: 10 + 5 * np.sin(2 * np.pi * day) + draw.normal(0, 1, day.shape),
@@ -186,7 +266,9 @@ def false_alerts(budget: float, sensors: int = 50, days: int = 180, minutes: int
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m bench.detection", description=__doc__)
     options.add_argument("--nab", type=Path, metavar="PATH", help="folder of the corpus")
-    options.add_argument("--without", action="append", default=[], choices=LEAVE_OUT, help="leave a part out")
+    options.add_argument("--skab", type=Path, metavar="PATH", help="folder of labelled runs of a pump loop")
+    parts = [*LEAVE_OUT, *TOGETHER_LEAVE_OUT]
+    options.add_argument("--without", action="append", default=[], choices=parts, help="leave a part out")
     options.add_argument("--ablation", action="store_true", help="leave every part out in turn")
     options.add_argument("--threshold", type=float, help="score there, instead of at the best threshold")
     options.add_argument("--quiet", type=float, metavar="BUDGET", help="count alerts on series without any anomaly")
@@ -194,7 +276,39 @@ def main() -> int:
     if given.quiet is not None:
         for name, rate in false_alerts(given.quiet).items():
             print(f"{name:10} {rate:.2f} alerts per sensor and year")
+    if given.skab:
+        _score_loops(given)
     return _score(given) if given.nab else 0
+
+
+def _score_loops(given: argparse.Namespace) -> None:
+    loops = read_loops(given.skab)
+    _tell_loops("all parts", loops, judged_loops(loops, given.without), is_long=True)
+    for part in TOGETHER_LEAVE_OUT if given.ablation else ():
+        _tell_loops(f"without {part}", loops, judged_loops(loops, [*given.without, part]), is_long=False)
+
+
+def _tell_loops(
+    word: str, loops: list[Loop], results: list[tuple[NDArray[np.float64], NDArray[np.bool_], int]], is_long: bool
+) -> None:
+    labelled = [n for n, loop in enumerate(loops) if loop.label.any()]
+    folders = sorted({loops[n].name.partition("/")[0] for n in labelled})
+    if is_long:
+        for loop, (score_, is_open, alerts) in zip(loops, results, strict=True):
+            f1, false, missed = counted([is_open], [loop])
+            own = counted([score_ >= 0.5], [loop])[0]
+            print(
+                f"{loop.name:32} alerts {alerts}, F1 {f1:.2f}, false {false:.3f}, missed {missed:.2f}; score {own:.2f}"
+            )
+    for folder in [*folders, ""]:
+        chosen = [n for n in labelled if loops[n].name.startswith(folder)]
+        runs = [loops[n] for n in chosen]
+        f1, false, missed = counted([results[n][1] for n in chosen], runs)
+        by_score, false_, missed_ = counted([results[n][0] >= 0.5 for n in chosen], runs)
+        print(
+            f"{word}, {folder or 'all'} ({len(runs)} runs): open alerts F1 {f1:.3f}, false {false:.3f}, missed "
+            f"{missed:.3f}; score >= 0.5 F1 {by_score:.3f}, false {false_:.3f}, missed {missed_:.3f}"
+        )
 
 
 def _score(given: argparse.Namespace) -> int:

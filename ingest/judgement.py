@@ -7,7 +7,7 @@ repeated readings, through `Archive`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -15,7 +15,8 @@ import numpy as np
 
 from alerts.composites import Clock, Finding, Redone
 from alerts.composition import Composition
-from alerts.engine import Engine, EngineState, Update
+from alerts.detectors import JOINED, family_of
+from alerts.engine import Engine, EngineState, Group, GroupTimes, Update
 from alerts.holds import Holds
 from alerts.lifecycle import AlertBook, Docket, subject_of
 from alerts.reach import Reach
@@ -85,6 +86,14 @@ class Snapshot:
         self.observed_at[sensor[is_stale]] = OUTDATED
         return bool(is_stale.any())
 
+    def outdate_group(self, family: str, fingerprint: int, pivot: int, late_from: Micros) -> bool:
+        """A group's readings from `late_from` on have changed; whether that bears on what is known here of it. The
+        pivot stands for the group."""
+        is_stale = self.engine.through(family, fingerprint, pivot) >= late_from and pivot < len(self.observed_at)
+        if is_stale:
+            self.observed_at[pivot] = OUTDATED
+        return is_stale
+
 
 @dataclass(slots=True)
 class Decision:
@@ -97,6 +106,7 @@ class Decision:
     has_new_gateway: bool = False  # a sensor came by a gateway for the first time
     judged_again: tuple[Indices, Ints] | None = None  # sensors, and from which event time on
     checked_at: Micros | None = None  # when the holds that time begins and ends were looked at
+    groups_again: dict[Group, Micros] = field(default_factory=dict)  # the same of groups of sensors
 
 
 class Judgement:
@@ -188,6 +198,12 @@ class Judgement:
             self.holds.checked(decision.checked_at)
         if decision.judged_again is not None:
             self._outdate(*decision.judged_again)
+        self._outdate_groups(decision.groups_again)
+
+    def _outdate_groups(self, late_from: dict[Group, Micros]) -> None:
+        for group, since in late_from.items():
+            mine = group[0], self.engine.fingerprint_of(group), self.engine.watch_of(group)[1]
+            self.outdated.update(s.batch for s in self.snapshots if s.outdate_group(*mine, since))
 
     def _outdate(self, sensor: Indices, late_from: Ints) -> None:
         self.outdated.update(s.batch for s in self.snapshots if s.outdate(sensor, late_from))
@@ -375,23 +391,36 @@ class Judgement:
         judgeable = readings.judgeable()
         redo = self._to_judge_again(readings, is_new | is_late, is_late & judgeable)
         take = is_new & judgeable
+        late = readings.take(is_late & judgeable)
+        groups = self._groups_to_judge_again(readings.take(take), late, redo)
         if len(redo):
             take &= ~np.isin(readings.sensor, redo)
         verdicts, update = self.verdicts(readings.take(take))
         decision.updates.append(update)
+        anew = {self.engine.watch_of(group) for group in groups}
         for transition in verdicts:
-            docket.judge(transition)
-        steps, redone = update.steps, None
+            if (transition.rule, transition.sensor) not in anew:
+                docket.judge(transition)
+        steps = [step for step in update.steps if (step.rule, step.sensor) not in anew]
+        since: dict[tuple[int, int], Micros] = {}  # members of composites that are judged again
+        again: list[Transition] = []
         if len(redo):
             stored = readings.take((is_new | is_late) & np.isin(readings.sensor, redo))
-            late_from = self._first_late(redo, readings.take(is_late & judgeable))
-            update, after, again = self._judge_again(redo, late_from, stored, docket, archive)
+            late_from = self._first_late(redo, late)
+            update, after, found = self._judge_again(redo, late_from, stored, docket, archive)
+            since |= self.engine.composites.followed(redo, after)
+            again += found
             decision.updates.append(update)
-            redone = Redone(self.engine.composites.followed(redo, after), again)
             # What lies before the point that was started from is not judged, and changes no snapshot.
             decision.judged_again = redo, np.maximum(late_from, after + 1)
-        if steps or redone is not None:
-            findings, update = self.engine.compose(steps, redone)
+        if groups:
+            found_since, found = self._judge_groups_again(
+                decision, groups, readings.take(is_new | is_late), docket, archive
+            )
+            since |= found_since
+            again += found
+        if steps or since or again:
+            findings, update = self.engine.compose(steps, Redone(since, again) if since or again else None)
             decision.updates.append(update)
             self._find(docket, findings, archive)
 
@@ -445,17 +474,119 @@ class Judgement:
         known = known.take(known.judgeable() & (known.observed_at > after[np.searchsorted(redo, known.sensor)]))
         transitions, update = small.observe(known.in_order())
         small.apply(update)
-        said = [e for e in archive.said(redo, after) if self._is_by_readings(e.rule)]
+        said = [e for e in archive.said(redo, after) if self._is_by_own_readings(e.rule)]
+        sensors = {self.catalog.sensors[index].id for index in redo.tolist()}
+        active = {key for key in self.book.active if key[1] in sensors and self._is_by_own_readings(key[0])}
+        newest = {int(index): int(self.state.observed_at[index]) for index in redo}
+        self._retell(docket, archive, said, active, transitions, newest)
+        return self.engine.merge(small), after, update.steps
+
+    def _retell(
+        self,
+        docket: Docket,
+        archive: Archive,
+        said: list[AlertEvent],
+        active: Collection[tuple[str, str]],
+        transitions: list[Transition],
+        newest: dict[int, Micros],
+    ) -> None:
+        """Tell the difference between what was `said` since a moment and `transitions`; `active`: the rules and
+        subjects concerned with an active alert, `newest`: the newest event time that was judged before, by sensor."""
         docket.load(archive.alerts(sorted({e.alert_id for e in said} - self.book.open.keys())))
         base = {(e.rule, e.sensor or ""): e.alert_id for e in _firsts(said) if e.transition != "raised"}
         told = {e.alert_id for e in said}
-        names = {self.catalog.sensors[index].id for index in redo.tolist()}
-        for key, alert in self.book.active.items():
-            if key[1] in names and alert.id not in told and self._is_by_readings(alert.rule):
+        for key in active:
+            alert = self.book.active[key]
+            if alert.id not in told:
                 base.setdefault(key, alert.id)
-        newest = {int(index): int(self.state.observed_at[index]) for index in redo}
         docket.rejudge(base, said, transitions, newest)
-        return self.engine.merge(small), after, update.steps
+
+    # Groups of sensors
+
+    def _groups_to_judge_again(self, fast: Readings, late: Readings, redo: Indices) -> GroupTimes:
+        """Groups with a sensor that is judged again, or with a reading, newer than all its sensor showed, for a time
+        that the group has passed: by member, the earliest of these."""
+        found = self.engine.late_for_groups(fast.sensor, fast.observed_at)
+        for group in list(found):
+            horizon = self.engine.through(group) - self.lateness
+            in_time = {slot: at for slot, at in found[group].items() if at >= horizon}
+            if in_time:
+                found[group] = in_time
+            else:
+                del found[group]
+        if len(redo):
+            for group, times in self.engine.groups_with(redo, self._first_late(redo, late)).items():
+                mine = found.setdefault(group, {})
+                for slot, at in times.items():
+                    mine[slot] = min(at, mine.get(slot, at))
+        return found
+
+    def _judge_groups_again(
+        self, decision: Decision, late: GroupTimes, stored: Readings, docket: Docket, archive: Archive
+    ) -> tuple[dict[tuple[int, int], Micros], list[Transition]]:  # fmt: skip
+        """Judge groups again, each from the newest snapshot that none of its late readings bears on. For composites:
+        their watches, each with the time after which it was judged, and the transitions that came of it."""
+        after: dict[tuple[int, int], Micros] = {}
+        steps: list[Transition] = []
+        for base, groups in self._group_bases(late).items():
+            small, through, known = self._groups_from(base, groups, stored, archive)
+            transitions, update = small.observe(known)
+            small.apply(update)
+            decision.updates.append(self.engine.merge(small))
+            steps += update.steps
+            since: dict[tuple[str, str], Micros] = {}
+            newest: dict[int, Micros] = {}
+            for group in groups:
+                rule, pivot = self.engine.watch_of(group)
+                since[self.rules.rules[rule].id, self.catalog.sensors[pivot].id] = through[group]
+                if self.engine.composites.members[rule]:
+                    after[rule, pivot] = through[group]
+                newest[pivot] = max(newest.get(pivot, 0), self.engine.through(group))
+                decision.groups_again[group] = max(min(late[group].values()), through[group] + 1)
+            pivots = np.array(sorted(newest), np.int32)
+            said = archive.said(pivots, np.full(len(pivots), max(0, min(through.values()))))
+            said = [e for e in said if e.observed_at > since.get((e.rule, e.sensor or ""), OUTDATED)]
+            self._retell(docket, archive, said, since.keys() & self.book.active.keys(), transitions, newest)
+        return after, steps
+
+    def _group_bases(self, late: GroupTimes) -> dict[int, list[Group]]:
+        """The groups by the snapshot to start from (-1: at rest). Where none is old enough the oldest serves, as for
+        single sensors."""
+        bases: dict[int, list[Group]] = {}
+        for group, times in late.items():
+            members = self.engine.members(group)
+            _, pivot = self.engine.watch_of(group)
+            fingerprint = self.engine.fingerprint_of(group)
+            picked = -1
+            for n, snapshot in enumerate(self.snapshots):
+                newest = snapshot.newest(members)
+                if (newest == OUTDATED).any():
+                    continue
+                fits = all(newest[slot] < at for slot, at in times.items()) and snapshot.engine.through(
+                    group[0], fingerprint, pivot
+                ) < min(times.values())
+                if fits or picked < 0:
+                    picked = n
+            bases.setdefault(picked, []).append(group)
+        return bases
+
+    def _groups_from(
+        self, base: int, groups: list[Group], stored: Readings, archive: Archive
+    ) -> tuple[Engine, dict[Group, Micros], Readings]:
+        """An engine of these groups as they stood at a snapshot, up to when each was judged there, and what is known
+        since of their members, in order."""
+        members = np.unique(np.concatenate([self.engine.members(group) for group in groups]))
+        snapshot = self.snapshots[base] if base >= 0 else None
+        after = np.zeros(len(members), np.int64) if snapshot is None else snapshot.newest(members)
+        small = self.engine.fork_groups(groups, None if snapshot is None else snapshot.engine)
+        through = {}
+        for group in groups:
+            _, pivot = self.engine.watch_of(group)
+            fingerprint = self.engine.fingerprint_of(group)
+            through[group] = -1 if snapshot is None else snapshot.engine.through(group[0], fingerprint, pivot)
+        known = Readings.join([archive.history(members, after), stored.take(np.isin(stored.sensor, members))])
+        is_since = known.observed_at > after[np.searchsorted(members, known.sensor)]
+        return small, through, known.take(known.judgeable() & is_since).in_order()
 
     def _bases(self, redo: Indices, late_from: Ints) -> tuple[Ints, Ints]:
         """By sensor, which snapshot to start from (-1: at rest, from the beginning) and its newest event time there.
@@ -471,9 +602,15 @@ class Judgement:
             after[fits] = newest[fits]
         return pick, after
 
-    def _is_by_readings(self, rule: str) -> bool:
+    def _is_by_own_readings(self, rule: str) -> bool:
+        """Whether the rule's alerts come of one sensor's readings."""
         known = self.rules.by_id.get(rule)
-        return known is not None and known.detector != "offline" and not isinstance(known.parameters, Composition)
+        return (
+            known is not None
+            and known.detector != "offline"
+            and not isinstance(known.parameters, Composition)
+            and family_of(known) not in JOINED
+        )
 
     # Silence
 
@@ -579,6 +716,7 @@ class Judgement:
             self.engine.apply(self.engine.merge(small))
             again = Redone(self.engine.composites.followed(redo, after), update.steps)
             self.engine.apply(self.engine.compose((), again)[1])
+            self._recover_groups(in_time.take(in_time.judgeable()), archive)
         active = [alert for alert in self.book.open.values() if alert.state.is_active]
         self.engine.settle(active)
         # A watch whose limits changed while nothing ran has no state: it goes on from what was told.
@@ -591,6 +729,18 @@ class Judgement:
         rules, since = composites.needs()
         if rules:
             composites.settle(archive.course([], rules, since))
+
+    def _recover_groups(self, tail: Readings, archive: Archive) -> None:
+        late = self.engine.groups_with(tail.sensor, tail.observed_at)
+        for base, groups in self._group_bases(late).items():
+            small, through, known = self._groups_from(base, groups, Readings.empty(), archive)
+            self._outdate_groups({g: max(min(late[g].values()), through[g] + 1) for g in groups})
+            _, update = small.observe(known)
+            small.apply(update)
+            self.engine.apply(self.engine.merge(small))
+            members = self.engine.composites.members
+            after = {watch: through[g] for g in groups if members[(watch := self.engine.watch_of(g))[0]]}
+            self.engine.apply(self.engine.compose((), Redone(after, update.steps))[1])
 
 
 def _announced(blocks: list[WaveformBlock]) -> Readings:

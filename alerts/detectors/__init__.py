@@ -5,16 +5,30 @@ from __future__ import annotations
 from typing import Final
 
 from alerts.detectors.anomaly import AnomalyWatches
+from alerts.detectors.joined import JoinedFamily
 from alerts.detectors.limits import LimitWatches
 from alerts.detectors.rate import RateWatches
-from alerts.detectors.rows import Family
+from alerts.detectors.residual import DeviationWatches, NeighbourWatches
+from alerts.detectors.rows import OwnFamily
+from alerts.detectors.spectrum import SpectrumWatches
 from alerts.detectors.stuck import StuckWatches
+from alerts.detectors.together import TogetherWatches
+from alerts.rules import Rule
 
-FAMILIES: Final[dict[str, type[Family]]] = {
+# Each sensor by itself.
+FAMILIES: Final[dict[str, type[OwnFamily]]] = {
     "limits": LimitWatches,
     "rate": RateWatches,
     "stuck": StuckWatches,
     "anomaly": AnomalyWatches,
+}
+
+# The readings of several sensors, joined by event time.
+JOINED: Final[dict[str, type[JoinedFamily]]] = {
+    "residual": DeviationWatches,
+    "neighbours": NeighbourWatches,
+    "spectrum": SpectrumWatches,
+    "together": TogetherWatches,
 }
 
 # detector of a rule: family that judges it; `offline` is judged by the clock and has its own place in the engine
@@ -24,4 +38,14 @@ DETECTORS: Final[dict[str, str]] = {
     "rate": "rate",
     "stuck": "stuck",
     "anomaly": "anomaly",
+    "residual": "residual",
+    "neighbours": "neighbours",
+    "spectrum": "spectrum",
 }
+
+
+def family_of(rule: Rule) -> str:
+    """The family that judges the rule; empty where none does."""
+    if rule.detector == "anomaly" and rule.parameters is not None:
+        return "together"
+    return DETECTORS.get(rule.detector, "")

@@ -144,7 +144,7 @@ class Verdicts:
     threshold: Floats
     since: Ints
     peak: Floats
-    note: NDArray[np.int8] | None = None
+    note: NDArray[np.signedinteger[Any]] | None = None
     score: Floats | None = None
 
     def __len__(self) -> int:
@@ -194,11 +194,6 @@ class Family(Protocol):
     rows: Rows
     columns: Columns
 
-    @classmethod
-    def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> Self:
-        """The family at rest. `rules` is the whole rule set; `low`, `high` are the sensors' believable ranges."""
-        ...
-
     def subset(self, rows: Rows, origin: Ints) -> Self:
         """A family at rest with just these rows; `origin` is each one's row here."""
         ...
@@ -217,6 +212,15 @@ class Family(Protocol):
 
     def extremes(self, row: int) -> tuple[float, float, int]:
         """`(last value, peak value, peak level)` of a row with an open level."""
+        ...
+
+
+class OwnFamily(Family, Protocol):
+    """A family whose watches look at one sensor each."""
+
+    @classmethod
+    def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> Self:
+        """The family at rest. `rules` is the whole rule set; `low`, `high` are the sensors' believable ranges."""
         ...
 
 

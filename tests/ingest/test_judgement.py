@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -146,9 +146,9 @@ def catalog() -> Catalog:
     return result
 
 
-def judgement(over: Catalog) -> Judgement:
+def judgement(over: Catalog, rules: str = RULES) -> Judgement:
     return Judgement(
-        over, parse_rules(RULES, KINDS), 1, lateness=24 * HOUR, default_tenant="default", max_bytes=1 << 20
+        over, parse_rules(rules, KINDS), 1, lateness=24 * HOUR, default_tenant="default", max_bytes=1 << 20
     )
 
 
@@ -171,10 +171,16 @@ def written(now: Judgement) -> list[Snapshot]:
     return [replace(s, observed_at=s.observed_at.copy()) for s in now.snapshots]
 
 
-def run(batches: Sequence[Sequence[Reading]], restart_after: int = -1, checkpoint_every: int = 3) -> Kept:
+def run(
+    batches: Sequence[Sequence[Reading]],
+    restart_after: int = -1,
+    checkpoint_every: int = 3,
+    rules: str = RULES,
+    city: Callable[[], Catalog] = catalog,
+) -> Kept:
     kept = Kept()
-    over = catalog()
-    now = judgement(over)
+    over = city()
+    now = judgement(over, rules)
     now.keep_snapshot(now.snapshot(0, START))
     tail: list[Readings] = []
     saved_state, saved = now.state.copy(), written(now)
@@ -191,7 +197,7 @@ def run(batches: Sequence[Sequence[Reading]], restart_after: int = -1, checkpoin
             now.keep_snapshot(now.snapshot(n, at))
             saved_state, saved, tail = now.state.copy(), written(now), []
         if n == restart_after:
-            now = judgement(over)
+            now = judgement(over, rules)
             now.state = saved_state.copy()
             now.snapshots = [
                 Snapshot(s.batch, s.taken_at, s.observed_at.copy(), EngineState.from_bytes(s.engine.to_bytes()))

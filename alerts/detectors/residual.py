@@ -1,0 +1,133 @@
+"""residual and neighbours: a reading against what other sensors show at its time.
+
+residual: the pivot less its model's series, whoever supplies it. neighbours: the pivot less the median of the other
+members, where at least `count` of them show something. Either in the kind's unit, or in % of what it is held against
+(none where that is 0). A sample without a verdict neither extends nor breaks a run.
+
+`value` of a transition is the deviation, `threshold` its signed limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerts.detectors import latch
+from alerts.detectors.joined import Groups, Join, Samples
+from alerts.detectors.rows import Batch, Columns, Patch, Rows, Verdicts, write
+from alerts.parameters import Neighbours, Residual
+from alerts.rules import NO_LEVEL, Rule
+from twin.model import Bools, Floats, Ints
+
+DEPTH: Final = 64  # readings that a model's series may be ahead
+_NO_LEVELS: Final = (NO_LEVEL,) * latch.K
+
+
+def signed_limits(rules: Sequence[Rule], detectors: Sequence[str]) -> tuple[latch.Limits, Ints]:
+    """The limits of rules whose levels are amounts and whose side is the direction, and each rule's place there."""
+    profiles: list[tuple[Rule, Sequence[float], Sequence[float]]] = []
+    place = np.zeros(len(rules), np.int64)
+    for r, rule in enumerate(rules):
+        if rule.detector in detectors:
+            place[r] = len(profiles)
+            up = _NO_LEVELS if rule.side == "below" else rule.levels
+            down = _NO_LEVELS if rule.side == "above" else tuple(-limit for limit in rule.levels)
+            profiles.append((rule, up, down))
+    return latch.Limits.of(profiles), place
+
+
+class DeviationWatches:
+    """All watches of one of the two kinds. `least`: by row, how many others must show something."""
+
+    detector = "residual"
+    depth = DEPTH
+
+    def __init__(
+        self, rows: Rows, groups: Groups, limits: latch.Limits, profile: Ints, least: Ints, is_percent: Bools
+    ) -> None:  # fmt: skip
+        self.rows = rows
+        self.limits = limits
+        self.profile = profile
+        self.least = least
+        self.is_percent = is_percent
+        self.join = Join(rows, groups, self.depth)
+        self.columns: Columns = latch.at_rest(len(rows)) | self.join.columns
+        self.lasts: Sequence[str] = tuple(latch.STATE)
+
+    @classmethod
+    def grouped(cls, rules: Sequence[Rule], rows: Rows, groups: Groups) -> Self:
+        limits, place = signed_limits(rules, (cls.detector,))
+        least, is_percent = np.ones(len(rules) or 1, np.int64), np.zeros(len(rules) or 1, bool)
+        for r, rule in enumerate(rules):
+            if isinstance(rule.parameters, Residual | Neighbours):
+                is_percent[r] = rule.parameters.is_percent
+                least[r] = rule.parameters.count if isinstance(rule.parameters, Neighbours) else 1
+        return cls(rows, groups, limits, place[rows.rule], least[rows.rule], is_percent[rows.rule])
+
+    def regrouped(self, rows: Rows, origin: Ints, groups: Groups) -> Self:
+        return type(self)(rows, groups, self.limits, self.profile[origin], self.least[origin], self.is_percent[origin])
+
+    def subset(self, rows: Rows, origin: Ints) -> Self:
+        return self.regrouped(rows, origin, self.join.groups.take(origin))
+
+    def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
+        joined = self.join.observe(batch)
+        if joined is None:
+            return Verdicts.none(), []
+        samples, remembered = joined
+        pairs = samples.pairs
+        if not len(pairs.row):
+            return Verdicts.none(), [remembered]
+        x = self._deviations(samples)
+        # Only watches that are not at rest, or whose limits were reached, need the latch.
+        p = self.profile[pairs.row][pairs.group]
+        reached = (x >= self.limits.outer_hi[p]) | (x <= self.limits.outer_lo[p])
+        state = {name: self.columns[name][pairs.row] for name in latch.STATE}
+        loud = np.logical_or.reduceat(reached, pairs.head) | ~latch.resting(state)
+        if not loud.any():
+            return Verdicts.none(), [remembered]
+        kept = loud[pairs.group]
+        carry = {name: column[loud] for name, column in state.items()}
+        found = latch.scan(
+            self.limits, self.profile[pairs.row[loud]], carry, pairs.only(loud), samples.at[kept], x[kept]
+        )
+        return found.verdicts, [remembered, Patch(pairs.row[loud], found.columns)]
+
+    def _deviations(self, samples: Samples) -> Floats:
+        """By sample; NaN where there is no verdict."""
+        row = samples.pairs.row[samples.pairs.group]
+        others = samples.value[:, 1:]
+        shown = (~np.isnan(others)).sum(axis=1)
+        expected = np.full(len(others), np.nan)
+        enough = np.flatnonzero(shown >= self.least[row])
+        expected[enough] = np.nanmedian(others[enough], axis=1) if others.shape[1] > 1 else others[enough, 0]
+        x = samples.value[:, 0] - expected
+        relative = self.is_percent[row]
+        if relative.any():
+            size = np.abs(expected)
+            x = np.where(relative, 100 * x / np.where(size > 0, size, np.nan), x)
+        return np.asarray(np.where(np.isfinite(x), x, np.nan))
+
+    def apply(self, patches: Sequence[Patch]) -> None:
+        write(self.columns, patches)
+        self.join.apply(patches)
+
+    def resting(self) -> Bools:
+        return latch.resting(self.columns) & self.join.resting()
+
+    def level(self) -> NDArray[np.int8]:
+        return self.columns["level"]
+
+    def extremes(self, row: int) -> tuple[float, float, int]:
+        columns = self.columns
+        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])
+
+
+class NeighbourWatches(DeviationWatches):
+    """All watches of neighbours rules."""
+
+    detector = "neighbours"
+    depth = 16

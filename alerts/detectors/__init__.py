@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from alerts.detectors.accumulate import AccumulateWatches
 from alerts.detectors.anomaly import AnomalyWatches
+from alerts.detectors.baseline import BaselineWatches
+from alerts.detectors.cusum import CusumWatches
 from alerts.detectors.limits import LimitWatches
+from alerts.detectors.night import NightWatches
 from alerts.detectors.rate import RateWatches
 from alerts.detectors.rows import Family
 from alerts.detectors.stuck import StuckWatches
@@ -15,6 +19,10 @@ FAMILIES: Final[dict[str, type[Family]]] = {
     "rate": RateWatches,
     "stuck": StuckWatches,
     "anomaly": AnomalyWatches,
+    "accumulate": AccumulateWatches,
+    "baseline": BaselineWatches,
+    "cusum": CusumWatches,
+    "night": NightWatches,
 }
 
 # detector of a rule: family that judges it; `offline` is judged by the clock and has its own place in the engine
@@ -24,4 +32,8 @@ DETECTORS: Final[dict[str, str]] = {
     "rate": "rate",
     "stuck": "stuck",
     "anomaly": "anomaly",
+    "accumulate": "accumulate",
+    "baseline": "baseline",
+    "cusum": "cusum",
+    "night": "night",
 }

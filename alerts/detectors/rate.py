@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from alerts.detectors import latch
 from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
-from alerts.rules import NO_LEVEL, Rule
+from alerts.rules import Rule
 from twin.model import Bools, Floats, Ints
 
 BUCKETS: Final = 17  # a window of 16 buckets touches at most 17
-_NO_LEVELS: Final = (NO_LEVEL,) * latch.K
 
 
 class RateWatches:
@@ -49,9 +48,7 @@ class RateWatches:
         for r, rule in enumerate(rules):
             if rule.detector == "rate":
                 numbers[r] = len(profiles)
-                up = _NO_LEVELS if rule.side == "below" else rule.levels
-                down = _NO_LEVELS if rule.side == "above" else tuple(-limit for limit in rule.levels)
-                profiles.append((rule, up, down))
+                profiles.append((rule, *latch.both_sides(rule)))
         window = np.array([rule.window for rule, _, _ in profiles] or [1], np.int64)
         return cls(rows, latch.Limits.of(profiles), window, numbers[rows.rule])
 

@@ -115,7 +115,7 @@ def _accumulating(reader: Reader) -> Accumulating:
 @dataclass(frozen=True, slots=True)
 class Seasonal:
     """`measure`: one of `MEASURES`. `warm_up`: days that an hour must have been seen before it is judged; `accept`: days
-    in a row on which it was away before that is its new normal. `utc_offset` of the city (µs). `days_off`, `workdays`:
+    in a row on which it was away (of both kinds together) before that is its new normal. `utc_offset` of the city (µs). `days_off`, `workdays`:
     days since 1970 that are so whatever their weekday says."""
 
     measure: str

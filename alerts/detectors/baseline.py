@@ -1,13 +1,14 @@
 """baseline: the reading against what is usual at this hour, on working days and on days off.
 
 For each hour of the city's day, and for each of the two kinds of day, a centre and a spread are learnt (`DAYS` such days
-weigh in): when an hour is over, the mean of its readings moves the centre, and their mean distance from it the spread.
-A reading is judged against what was learnt before its hour began. `levels` are distances from the centre: amounts in
-the kind's unit, per cent of the centre, or sigmas (1.25 times the spread, as for normal noise).
+weigh in). What is usual runs in straight lines from the middle of one hour to that of the next, through their centres.
+When an hour is over, its readings' mean distance from there moves its centre, and the mean amount of it its spread.
+A reading is judged against what was learnt before its hour began. `levels` are distances from what is usual: amounts in
+the kind's unit, per cent of the hour's centre, or sigmas (1.25 times its spread, as for normal noise).
 
 An hour is judged once it was seen on `warm_up` such days. A reading away from the centre by the lowest level or more, on
-either side, is not learnt from. An hour most of whose readings are away is counted; after `accept` such days in a row
-their own mean is the new centre. Days off are Saturday, Sunday and `days_off`, less `workdays`. 0.9 kB of state a watch.
+either side, is not learnt from; before that, one counts with `MOST` sigmas at most, from the hour's second day on. An hour most of whose readings are away is counted; after `accept` days in a row on which it
+was, of both kinds together, their own mean is its new centre. Days off are Saturday, Sunday and `days_off`, less `workdays`. 0.9 kB of state a watch.
 
 `value` of a transition is the reading, `threshold` the edge of the expected band that its level has, `note` 1 on a
 working day, 2 on a day off.
@@ -30,18 +31,21 @@ from twin.model import HOUR, Bools, Floats, Ints
 
 DAYS: Final = 14
 HOURS: Final = 24
+MOST: Final = 8.0
+LARGEST: Final = 1e30  # beyond it a value counts as this much: the profile is of float32
 SIGMA: Final = 1.2533  # times the mean deviation, of a normal distribution
 FINEST: Final = 1e-3  # of the centre: no spread is finer
 _PROFILE: Final = (
     ("centre", np.float32), ("spread", np.float32), ("days", np.uint8), ("other", np.float32), ("others", np.uint8),
 )  # fmt: skip
-# The hour that is going on: its number since 1970, the centre (or its first reading, where there is none yet), the unit
-# of the levels (NaN: not judged yet), sums of the distances learnt from, of their amounts and of those that are away.
+# The hour that is going on: its number since 1970, its centre (or its first reading, where there is none yet), how much
+# is usual grows by from the hour before and to the hour after, the most that a distance counts with, the unit of the
+# levels (NaN: not judged yet), sums of the distances learnt from, of their amounts and of those that are away.
 _RECORD: Final = np.dtype(
-    [("hour", "i8"), ("centre_now", "f8"), ("unit", "f8"), ("total", "f8"), ("moved", "f8"), ("away", "f8"),
-     ("count", "i4"), ("aways", "i4")], align=True,
+    [("hour", "i8"), ("centre_now", "f8"), ("rise", "f8"), ("fall", "f8"), ("bound", "f8"), ("unit", "f8"),
+     ("total", "f8"), ("moved", "f8"), ("away", "f8"), ("count", "i4"), ("aways", "i4")], align=True,
 )  # fmt: skip
-_REST: Final = np.array((NEVER, np.nan, np.nan, 0, 0, 0, 0, 0), _RECORD)
+_REST: Final = np.array((NEVER, np.nan, 0, 0, 0, np.nan, 0, 0, 0, 0, 0), _RECORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +112,11 @@ class BaselineWatches:
         at, value = batch.at.take(pairs.reading), batch.value.take(pairs.reading)
         profile = self.profile[pairs.row]
         p = profile[pairs.group]
-        hour = (at + self.settings.shift[p]) // HOUR
-        centre, unit, memory = self._hours(pairs, hour, np.clip(value, -blocks.LARGEST, blocks.LARGEST), profile)
-        distance = (value - centre) / unit
+        local = at + self.settings.shift[p]
+        hour = local // HOUR
+        part = (local - hour * HOUR) / HOUR - 0.5
+        usual, unit, memory = self._hours(pairs, hour, part, np.clip(value, -LARGEST, LARGEST), profile)
+        distance = (value - usual) / unit
 
         # Only watches that are not at rest, or whose limits were reached, need the latch.
         reached = (distance >= self.limits.outer_hi[p]) | (distance <= self.limits.outer_lo[p])
@@ -126,13 +132,16 @@ class BaselineWatches:
         if len(told):
             told = replace(
                 told,
-                threshold=centre[where] + told.threshold * unit[where],
+                threshold=usual[where] + told.threshold * unit[where],
                 note=np.where(self._is_off(hour[where] // HOURS, p[where]), 2, 1).astype(np.int8),
             )
         return told, [*memory, Patch(few.row, found.columns)]
 
-    def _hours(self, pairs: Pairs, hour: Ints, value: Floats, profile: Ints) -> tuple[Floats, Floats, list[Patch]]:
-        """Each pair's centre and unit as they were when its hour began, and what the watches now remember."""
+    def _hours(
+        self, pairs: Pairs, hour: Ints, part: Floats, value: Floats, profile: Ints
+    ) -> tuple[Floats, Floats, list[Patch]]:
+        """What is usual at each pair, and its unit, as they were when its hour began, and what the watches now
+        remember. `part`: of the hour, from -0.5 to 0.5."""
         head, group = pairs.head, pairs.group
         now = self._records.take(pairs.row)
         previous = np.empty(len(hour), np.int64)
@@ -140,9 +149,9 @@ class BaselineWatches:
         previous[head] = now["hour"]
         begins = hour != previous
         if not begins.any():
-            centre, unit = now["centre_now"][group], now["unit"][group]
-            self._sum(now, group, value - centre, unit, profile)
-            return centre, unit, [Patch(pairs.row, {"#record": now})]
+            usual, unit = _usual(now, group, part), now["unit"][group]
+            self._sum(now, group, value - usual, unit, profile)
+            return usual, unit, [Patch(pairs.row, {"#record": now})]
 
         # Pieces of one hour of one watch each; those that begin an hour close the one before.
         piece_at = begins.copy()
@@ -155,30 +164,31 @@ class BaselineWatches:
         moving = np.flatnonzero(is_moving)
         place = np.cumsum(is_moving) - 1  # of a group among the moving ones
         work = {name: self.columns[name][pairs.row[moving]] for name, _ in _PROFILE}
-        centre, unit = np.empty(len(hour)), np.empty(len(hour))
+        usual, unit = np.empty(len(hour)), np.empty(len(hour))
         for which in blocks.rounds(owner):
             first = start[which]
             new = first[begins[first]]
             if len(new):
                 g = group[new]
-                part = now[g]
-                self._begin(part, work, place[g], hour[new], value[new], profile[g])
-                now[g] = part
+                records = now[g]
+                self._begin(records, work, place[g], hour[new], value[new], profile[g])
+                now[g] = records
             reading = spans(first, count[which])
             g = group[reading]
-            centre[reading], unit[reading] = now["centre_now"][g], now["unit"][g]
-            self._sum(now, g, value[reading] - centre[reading], unit[reading], profile)
-        return centre, unit, [Patch(pairs.row, {"#record": now}), Patch(pairs.row[moving], work)]
+            usual[reading], unit[reading] = _usual(now, g, part[reading]), now["unit"][g]
+            self._sum(now, g, value[reading] - usual[reading], unit[reading], profile)
+        return usual, unit, [Patch(pairs.row, {"#record": now}), Patch(pairs.row[moving], work)]
 
     def _sum(self, now: NDArray[np.void], group: Ints, distance: Floats, unit: Floats, profile: Ints) -> None:
         """Add readings to the sums of their hour, in order."""
         is_away = np.abs(distance) >= self.settings.mildest[profile[group]] * unit
-        near = np.where(is_away, 0.0, distance)
+        bound = now["bound"][group]
+        near = np.where(is_away, 0.0, np.clip(distance, -bound, bound))
         for name, added in (("total", near), ("moved", np.abs(near))):
             np.add.at(now[name], group, added)
         size = len(now)
         if is_away.any():
-            np.add.at(now["away"], group, distance - near)
+            np.add.at(now["away"], group, np.where(is_away, distance, 0.0))
             now["aways"] += np.bincount(group[is_away], minlength=size).astype(np.int32)
             group = group[~is_away]
         now["count"] += np.bincount(group, minlength=size).astype(np.int32)
@@ -192,6 +202,11 @@ class BaselineWatches:
         unit = np.choose(self.settings.measure[p], [sigma, np.abs(centre) / 100, np.ones(len(w))])
         now["hour"] = hour
         now["centre_now"] = np.where(days > 0, centre, first)
+        now["bound"] = np.where(days > 0, MOST * sigma, np.inf)
+        for name, step in (("rise", -1), ("fall", 1)):
+            beside = bucket - bucket % HOURS + (bucket + step) % HOURS
+            known = (days > 0) & (work["days"][w, beside] > 0)
+            now[name] = np.where(known, step * (work["centre"][w, beside] - centre), 0.0)
         now["unit"] = np.where((days >= self.settings.warm_up[p]) & (unit > 0), unit, np.nan)
         for name in ("total", "moved", "away", "count", "aways"):
             now[name] = 0
@@ -214,7 +229,8 @@ class BaselineWatches:
         other = np.where(
             is_away, other + (centre + now["away"] / np.maximum(aways, 1) - other) / np.maximum(others_now, 1), 0.0
         )
-        accepted = others_now >= self.settings.accept[p]
+        also = work["others"][w, (bucket + HOURS) % (2 * HOURS)]  # the same hour on days of the other kind
+        accepted = is_away & (others_now + also >= self.settings.accept[p])
         work["centre"][w, bucket] = np.where(accepted, other, np.where(is_away, centre, mean))
         work["spread"][w, bucket] = np.where(is_away, work["spread"][w, bucket], spread)
         work["days"][w, bucket] = np.where(is_away, days, np.minimum(days + 1.0, 60))
@@ -250,3 +266,7 @@ class BaselineWatches:
     def extremes(self, row: int) -> tuple[float, float, int]:
         columns = self.columns
         return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])
+
+
+def _usual(now: NDArray[np.void], group: Ints, part: Floats) -> Floats:
+    return now["centre_now"][group] + part * np.where(part < 0, now["rise"][group], now["fall"][group])

@@ -175,6 +175,8 @@ class SeasonalWatch:
     away: list[float] = field(default_factory=list)
     centre: float = 0.0
     unit: float | None = None
+    slopes: tuple[float, float] = (0.0, 0.0)
+    bound: float = math.inf
 
     def bucket(self, hour: int) -> Hour:
         own = self.rule.parameters
@@ -183,6 +185,11 @@ class SeasonalWatch:
         is_off = (datetime.date(1970, 1, 1) + datetime.timedelta(day)).weekday() >= 5
         is_off = (is_off or day in own.days_off) and day not in own.workdays
         return self.hours.setdefault((is_off, hour % 24), Hour())
+
+    def beside(self, hour: int, step: int) -> Hour:
+        """The hour before or after, as on a day of the same kind."""
+        is_off = next(kind for kind, n in self.hours if self.hours[kind, n] is self.bucket(hour))
+        return self.hours.get((is_off, (hour + step) % 24), Hour())
 
     def learn(self) -> None:
         own = self.rule.parameters
@@ -193,7 +200,8 @@ class SeasonalWatch:
             h.others += 1
             mean = self.centre + added(self.away) / len(self.away)
             h.other = float(np.float32(h.other + (mean - h.other) / h.others))
-            if h.others >= own.accept:
+            kinds = [self.hours.get((is_off, self.hour % 24), Hour()) for is_off in (False, True)]
+            if sum(kind.others for kind in kinds) >= own.accept:
                 h.centre, h.other, h.others = h.other, 0.0, 0
             return
         weight, n = min(h.days + 1, 14), len(self.near)
@@ -211,18 +219,29 @@ class SeasonalWatch:
             self.hour, self.near, self.away = hour, [], []
             h = self.bucket(hour)
             self.centre = h.centre if h.days else v
+            before, after = (self.beside(hour, step) for step in (-1, 1))
+            self.slopes = (
+                h.centre - before.centre if h.days and before.days else 0.0,
+                after.centre - h.centre if h.days and after.days else 0.0,
+            )
             units = {"amount": 1.0, "percent": abs(h.centre) / 100}
             units["sigmas"] = 1.2533 * h.spread + 1e-3 * abs(h.centre) + 1e-9
+            self.bound = 8 * units["sigmas"] if h.days else math.inf
             self.unit = units[own.measure] if h.days >= own.warm_up and units[own.measure] > 0 else None
-        d = v - self.centre
+        part = (t + own.utc_offset) % 3_600_000_000 / 3_600_000_000 - 0.5
+        usual = self.centre + part * self.slopes[part >= 0]
+        d = v - usual
         mildest = min(limit for limit in self.rule.levels if not math.isnan(limit))
         is_away = self.unit is not None and abs(d) >= mildest * self.unit
-        (self.away if is_away else self.near).append(d)
+        if is_away:
+            self.away.append(d)
+        else:
+            self.near.append(min(max(d, -self.bound), self.bound))
         told = self.inner.see(t, None if self.unit is None else d / self.unit)
         if told is None or self.unit is None:
             return None
-        before, after, _, limit, since = told
-        return before, after, v, self.centre + limit * self.unit, since
+        level, now, _, limit, since = told
+        return level, now, v, usual + limit * self.unit, since
 
 
 @dataclass

@@ -114,9 +114,9 @@ def _accumulating(reader: Reader) -> Accumulating:
 
 @dataclass(frozen=True, slots=True)
 class Seasonal:
-    """`measure`: one of `MEASURES`. `warm_up`: days that an hour must have been seen before it is judged; `accept`: days
-    in a row on which it was away (of both kinds together) before that is its new normal. `utc_offset` of the city (µs). `days_off`, `workdays`:
-    days since 1970 that are so whatever their weekday says."""
+    """`measure`: one of `MEASURES`. `warm_up`: days that an hour must have been seen before it is judged; `accept`:
+    days in a row on which it was away (of both kinds together) before that is its new normal. `utc_offset` of the city
+    (µs). `days_off`, `workdays`: days since 1970 that are so whatever their weekday says."""
 
     measure: str
     warm_up: int
@@ -239,6 +239,7 @@ def _amounts(reader: Reader, least: float = 0.0) -> None:
             reader.wrong(f"levels.{name}", "must be above 0")
         elif value < least:
             reader.wrong(f"levels.{name}", f"must be at least {least:g} sigmas")
+
 
 def _margin_below_levels(reader: Reader) -> None:
     """Refuse a margin at which a sum that has come down to 0 would not clear."""

@@ -41,7 +41,9 @@ class AccumulateWatches:
     """All watches of accumulate rules. State: `ring` [rows, 289], the running sum at the end of bucket b in slot
     b % 289; `total`, the running sum; `bucket`, that of the newest reading; `last`, its value where that is a total."""
 
-    def __init__(self, rows: Rows, limits: latch.Limits, buckets: Ints, width: Ints, counts: Bools, profile: Ints) -> None:
+    def __init__(
+        self, rows: Rows, limits: latch.Limits, buckets: Ints, width: Ints, counts: Bools, profile: Ints
+    ) -> None:
         self.rows = rows
         self.limits = limits
         self.buckets = buckets  # [P, 4] of each level's window, 0: no such level
@@ -56,6 +58,7 @@ class AccumulateWatches:
         }
         self._cells: Columns = {"ring": self.columns["ring"].reshape(-1)}  # the same memory, by row * RING + slot
         self._has_counters = bool(counts.any())
+        self._busy = np.zeros(len(rows), bool)  # not at rest, as a latch is
 
     @classmethod
     def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> AccumulateWatches:
@@ -87,14 +90,13 @@ class AccumulateWatches:
         sums, memory = self._sums(pairs, at, value)
 
         # Only watches that are not at rest, or whose limits were reached, need the latch.
-        reached = (sums >= self.limits.hi_raise[self.profile[pairs.row]][pairs.group]).any(axis=1)
-        state = {name: self.columns[name][pairs.row] for name in latch.STATE}
-        loud = np.logical_or.reduceat(reached, pairs.head) | ~latch.resting(state)
+        reached: Bools = np.any(sums >= self.limits.hi_raise[self.profile[pairs.row]][pairs.group], axis=1)
+        loud = pairs.any(reached) | self._busy.take(pairs.row)
         if not loud.any():
             return Verdicts.none(), memory
         kept = loud[pairs.group]
-        carry = {name: column[loud] for name, column in state.items()}
         sums, few = sums[kept], pairs.only(loud)
+        carry = {name: self.columns[name][few.row] for name in latch.STATE}
         profile = self.profile[few.row]
         longest = np.argmax(self.buckets[profile], axis=1)[few.group]
         over_longest = sums[np.arange(len(sums)), longest]
@@ -118,30 +120,19 @@ class AccumulateWatches:
             total = before + amount
         bucket = -(-at // self.width[profile][group])  # (b - 1) * width < t <= b * width
 
-        # The running sum at the end of the bucket that the window leaves out: in this batch, or before it.
-        depth = self.buckets[profile]
-        ring = self._cells["ring"]
-        sums = np.zeros((n, latch.K))
+        # The running sum at the end of the bucket that each level's window leaves out: in this batch, or before it.
+        steps = self.buckets[profile][group]
+        edge = bucket[:, None] - steps
+        base = self._cells["ring"].take((row * RING)[group, None] + edge % RING)
+        base = np.where(edge >= newest[group, None], before[group, None], base)
         if is_several:
             gap = np.empty(n, np.int64)
             gap[1:] = np.minimum(bucket[1:] - bucket[:-1], BUCKETS + 1)
             gap[head] = BUCKETS + 1  # keeps the rows apart
             key = np.cumsum(gap)
-        for k in range(latch.K):
-            steps = depth[:, k][group]
-            if not steps.any():
-                continue
-            edge = bucket - steps
-            base = np.where(
-                edge >= newest[group],
-                before[group],
-                ring.take(row[group] * RING + edge % RING),
-            )
-            if is_several:
-                place = np.searchsorted(key, key - steps, "right") - 1
-                inside = place >= head[group]
-                base[inside] = total[place[inside]]
-            sums[:, k] = np.where(steps > 0, total - base, 0) / FINEST
+            place = np.searchsorted(key, key[:, None] - steps, "right") - 1
+            base = np.where(place >= head[group, None], total[place], base)
+        sums = np.where(steps > 0, total[:, None] - base, 0) / FINEST
 
         # The slots from the newest bucket known to the newest now; one without a reading has the sum of the one before.
         end = bucket[tail]
@@ -181,6 +172,9 @@ class AccumulateWatches:
                 self._cells["ring"][patch.rows] = patch.columns["#ring"]
             else:
                 write(self.columns, [patch])
+            if "level" in patch.columns:
+                state = {name: self.columns[name][patch.rows] for name in ("level", "run")}
+                self._busy[patch.rows] = ~latch.resting(state)
 
     def resting(self) -> Bools:
         return np.asarray(self.columns["bucket"] == NEVER)

@@ -49,8 +49,8 @@ class Closed:
 
 
 def close(carry: Columns, pairs: Pairs, block: Ints, x: Floats, counts: Bools | None = None) -> Closed:
-    """Sum the pairs' values `x` up by `block` (never falling within a group), going on from `carry` (by group); `counts`
-    masks those that do (None: all)."""
+    """Sum the pairs' values `x` up by `block` (never falling within a group), going on from `carry` (by group);
+    `counts` masks those that do (None: all)."""
     head, group = pairs.head, pairs.group
     previous = np.empty(len(block), np.int64)
     previous[1:] = block[:-1]

@@ -1,8 +1,9 @@
 """cusum: a slow drift of the mean, too small to see in any one reading: a leak that grows, a tilt, a fouled probe.
 
 Readings are averaged over blocks of event time (`every`, a day unless said otherwise, so that the day's own curve does
-not matter). Each block's mean is standardised by the sensor's own learnt mean and spread, z, and summed up on both sides
-(Page 1954, doi 10.1093/biomet/41.1-2.100; tabular form: Montgomery, Introduction to Statistical Quality Control, 9.1):
+not matter). Each block's mean is standardised by the sensor's own learnt mean and spread, z, and summed up on both
+sides (Page 1954, doi 10.1093/biomet/41.1-2.100; in tabular form Montgomery, Introduction to Statistical Quality
+Control, 9.1):
 
     S+ = max(0, S+ + z - slack)        S- = max(0, S- - z - slack)
 

@@ -1,10 +1,10 @@
 """night: the lowest (or mean) flow of the small hours against that of the last nights; a leak runs at night too.
 
-Of each night's readings within the window the least (`of = "min"`) or the mean is taken, and compared with the median of
-the last 14 nights learnt, in per cent of it. It is judged at the sensor's first reading after the window. `hold` counts
-from night to night: "2d" is three nights in a row. A night with less than half as many readings as usual says nothing,
-and so does the first one. A night that is away from the median by the lowest limit or more is not learnt from, on either
-side, until `accept` nights in a row were. 0.3 kB of state a watch.
+Of each night's readings within the window the least (`of = "min"`) or the mean is taken, and compared with the median
+of the last 14 nights learnt, in per cent of it. It is judged at the sensor's first reading after the window. `hold`
+counts from night to night: "2d" is three nights in a row. A night with less than half as many readings as usual says
+nothing, and so does the first one. A night that is away from the median by the lowest limit or more, on either side, is
+not learnt from, until `accept` nights in a row were. 0.3 kB of state a watch.
 
 `value` of a transition is the night's flow, `threshold` the flow at which its level begins. `note`: 1 above, 2 below.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alerts.detectors import blocks, latch
-from alerts.detectors.rows import Batch, Columns, Pairs, Patch, Rows, Verdicts, write
+from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
 from alerts.parameters import Nightly
 from alerts.rules import NO_LEVEL, Rule
 from twin.model import DAY, Bools, Floats, Ints
@@ -92,9 +92,13 @@ class NightWatches:
         day = since // DAY
         inside = since - day * DAY < self.settings.length[p]
         block = 2 * day + ~inside  # a night's own block, and the day after it
-        unheard = ~inside & (block == self.columns["block"].take(pairs.row)[pairs.group])
-        if unheard.all():  # most of the day
+        matters = inside | (block != self.columns["block"].take(pairs.row)[pairs.group])
+        if not matters.any():  # most of the day
             return Verdicts.none(), []
+        if not matters.all():
+            which = pairs.any(matters)
+            kept = which[pairs.group]
+            pairs, at, inside, block = pairs.only(which), at[kept], inside[kept], block[kept]
         carry = {name: self.columns[name].take(pairs.row) for name in ("block", "total", "count", "least")}
         closed = blocks.close(carry, pairs, block, batch.value.take(pairs.reading), inside)
         memory = Patch(pairs.row, closed.columns)
@@ -148,7 +152,7 @@ class NightWatches:
         write(self.columns, patches)
 
     def resting(self) -> Bools:
-        return np.asarray(self.columns["block"] == blocks.NEVER)
+        return np.asarray(self.columns["block"] == NEVER)
 
     def level(self) -> NDArray[np.int8]:
         return self.columns["level"]

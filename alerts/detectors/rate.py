@@ -70,7 +70,7 @@ class RateWatches:
         p = profile[pairs.group]
         reached = (change >= self.limits.outer_hi[p]) | (change <= self.limits.outer_lo[p])
         state = {name: self.columns[name][pairs.row] for name in latch.STATE}
-        loud = np.logical_or.reduceat(reached, pairs.head) | ~latch.resting(state)
+        loud = pairs.any(reached) | ~latch.resting(state)
         if not loud.any():
             return Verdicts.none(), [memory]
         kept = loud[pairs.group]

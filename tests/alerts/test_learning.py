@@ -1,4 +1,4 @@
-"""Sums over windows, and the detectors that compare with other hours, nights and days: what they find, leave alone, say."""
+"""Sums over windows, and the detectors that compare with other hours, nights and days."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def city_of(kind: str) -> Catalog:
 
 def told(body: str, at: Ints, value: Floats, kind: str = "water.flow") -> list[Transition]:
     none = np.zeros(len(at), np.int32)
-    return judge(rules(rule(body, kind)), city_of(kind), Readings(none, at, at, value, none.astype(np.uint8))).transitions
+    return judge(
+        rules(rule(body, kind)), city_of(kind), Readings(none, at, at, value, none.astype(np.uint8))
+    ).transitions
 
 
 def said(body: str, transitions: list[Transition], kind: str = "water.flow") -> list[tuple[str, str]]:
@@ -64,7 +66,10 @@ def day_of(transition: Transition) -> float:
 
 
 amounts = st.lists(st.tuples(st.integers(1, 400), st.sampled_from([0.0, 0.1, 0.2, 0.3, 5.0, -1.0])), max_size=60)
-SUMS = 'detector = "accumulate"\nwindow = { blue = "2h", yellow = "30min", red = "5min" }\nlevels = { blue = 1, yellow = 1, red = 5 }\n'
+SUMS = (
+    'detector = "accumulate"\nwindow = { blue = "2h", yellow = "30min", red = "5min" }\n'
+    "levels = { blue = 1, yellow = 1, red = 5 }\n"
+)
 
 
 @given(amounts)

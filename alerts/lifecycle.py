@@ -316,7 +316,8 @@ class Docket:
             if t.before == Level.NONE:
                 open_id[key] = alert_id(rule.id, subject, t.observed_at)
             same = told.get((open_id.get(key, ""), t.observed_at, _transition_word(t), t.after))
-            if same is not None and same.value == _known(t.value) and same.threshold == _known(t.threshold):
+            is_same = same is not None and (same.value, same.threshold) == (_known(t.value), _known(t.threshold))
+            if same is not None and is_same and (t.after or same.level == t.before):  # a clear tells what it ended
                 kept.add(same.id)
                 # What still stands needs no telling, unless something before it changed; then the alert's course is
                 # followed below all the same.

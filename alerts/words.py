@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from alerts.composition import Composition
-from alerts.parameters import Neighbours, Residual, Spectrum, Together
+from alerts.parameters import Accumulating, Drifting, Neighbours, Residual, Spectrum, Together
 from alerts.rules import Rule, Words
 from twin.catalog import Catalog
-from twin.model import LEVELS, MINUTE, Level, Micros, Transition, iso
+from twin.model import DAY, HOUR, LEVELS, MINUTE, Level, Micros, Transition, iso
 
 _when = functools.lru_cache(1024)(iso)  # in a storm many things begin at once
 LEVEL_ZH: Final = ("", "蓝色", "黄色", "橙色", "红色")
@@ -94,8 +94,13 @@ def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:
         return f"{window} 分钟内变化 {value}（限值 {limit}）", f"changed by {value} in {window} min (limit {limit})"
     if isinstance(rule.parameters, Residual | Neighbours | Spectrum):
         return _deviation(rule.parameters, t, kind.unit)
+    if isinstance(rule.parameters, Accumulating):
+        zh, en = _span(rule.parameters.windows[max(t.before, t.after) - 1])
+        return f"{zh}内累计 {value}（限值 {limit}）", f"{value} in {en} (limit {limit})"
     if rule.detector == "anomaly":
         return _evidence(t, value, limit)
+    if rule.detector in _LEARNT:
+        return _learnt(rule, t, value, limit)
     return f"{value}（限值 {limit}）", f"{value} (limit {limit})"
 
 
@@ -132,6 +137,47 @@ def _together(catalog: Catalog, t: Transition) -> tuple[str, str]:
     return (
         f"多测点联合异常，{most} 最为异常（概率 {odds}，自 {since}）",
         f"its sensors together are unlike what they have been, {most} most of all (probability {odds}, since {since})",
+    )
+
+
+def _span(span: Micros) -> tuple[str, str]:
+    """A duration in words."""
+    for width, zh, en in ((DAY, "天", "d"), (HOUR, "小时", "h")):
+        if span % width == 0:
+            return f"{span // width} {zh}", f"{span // width} {en}"
+    return f"{_number(span / MINUTE)} 分钟", f"{_number(span / MINUTE)} min"
+
+
+# By detector and `Transition.note`: what the reading was compared with.
+_LEARNT: Final = {
+    "baseline": {
+        1: ("与工作日同时段相比", "as usual at this hour of working days"),
+        2: ("与休息日同时段相比", "as usual at this hour of days off"),
+    },
+    "night": {
+        1: ("夜间流量，高于近 14 夜中位数", "flow at night, above the median of the last 14 nights"),
+        2: ("夜间流量，低于近 14 夜中位数", "flow at night, below the median of the last 14 nights"),
+    },
+    "cusum": {1: ("均值持续偏高", "mean drifting upwards"), 2: ("均值持续偏低", "mean drifting downwards")},
+}
+
+
+def _learnt(rule: Rule, t: Transition, value: str, limit: str) -> tuple[str, str]:
+    """The words for a verdict against what the sensor has shown before: value, expected edge, since when, evidence."""
+    if isinstance(rule.parameters, Drifting):
+        zh, en = _span(rule.parameters.every)
+        value_zh, value_en = f"{zh}均值 {value}", f"{value} on average in {en}"
+    else:
+        value_zh = value_en = value
+    since = iso(t.since)
+    if t.after < t.before or math.isnan(t.threshold):
+        return f"{value_zh}（已回到预期范围，自 {since}）", f"{value_en} (back within what is expected, since {since})"
+    zh, en = _LEARNT[rule.detector].get(t.note, ("与以往不符", "unlike before"))
+    is_high = t.value >= t.threshold if rule.detector == "baseline" else t.note == 1
+    most_zh, most_en = ("不高于", "at most") if is_high else ("不低于", "at least")
+    return (
+        f"{value_zh}（预期{most_zh} {limit}；{zh}，自 {since}）",
+        f"{value_en} (expected {most_en} {limit}; {en}, since {since})",
     )
 
 

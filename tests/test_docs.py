@@ -21,6 +21,7 @@ import typer
 
 from alerts.composition import Composition, Group, Member
 from alerts.packs import default_text
+from alerts.parameters import Accumulating, Drifting, Nightly, Seasonal
 from alerts.rules import FIELDS, Rule, parse_rules
 from ingest import codecs
 from twin.api import create_app
@@ -160,11 +161,24 @@ def limits(rule: Rule) -> str:
     sign = {"above": ">", "below": "<", "either": "±"}[rule.side] + ("" if rule.strict else "=")
     if rule.detector == "rate" and rule.side == "below":
         sign = "-" + sign
+    own, prefix, unit, windows = rule.parameters, "", "", (0,) * 4
+    if rule.detector == "rate":
+        prefix = f"change within {duration(rule.window)}: "
+    elif isinstance(own, Accumulating):
+        prefix, windows = "sum: ", own.windows
+    elif own is not None:
+        sign = {"above": "+", "below": "-", "either": "±"}[rule.side]
+        unit = " %" if isinstance(own, Nightly) or (isinstance(own, Seasonal) and own.measure == "percent") else ""
+        unit = " σ" if isinstance(own, Drifting) or (isinstance(own, Seasonal) and own.measure == "sigmas") else unit
+        prefix = {"baseline": "against the same hour: ", "night": "night, against the 14-night median: "}.get(
+            rule.detector, "drift: "
+        )
     parts = []
-    for name, limit, hold in zip(LEVELS, rule.levels, rule.hold, strict=True):
+    for name, limit, hold, window in zip(LEVELS, rule.levels, rule.hold, windows, strict=True):
         if limit == limit:
-            parts.append(f"{name} {sign} {limit:g}" + (f" ({duration(hold)})" if hold else ""))
-    prefix = f"change within {duration(rule.window)}: " if rule.detector == "rate" else ""
+            said = f"{name} {sign}{'' if unit or sign in '+-±' else ' '}{limit:g}{unit}"
+            said += f" in {duration(window)}" if window else ""
+            parts.append(said + (f" ({duration(hold)})" if hold else ""))
     return prefix + ", ".join(parts)
 
 

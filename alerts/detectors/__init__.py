@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from alerts.detectors.accumulate import AccumulateWatches
 from alerts.detectors.anomaly import AnomalyWatches
+from alerts.detectors.baseline import BaselineWatches
+from alerts.detectors.cusum import CusumWatches
 from alerts.detectors.joined import JoinedFamily
 from alerts.detectors.limits import LimitWatches
+from alerts.detectors.night import NightWatches
 from alerts.detectors.rate import RateWatches
 from alerts.detectors.residual import DeviationWatches, NeighbourWatches
 from alerts.detectors.rows import OwnFamily
@@ -21,6 +25,10 @@ FAMILIES: Final[dict[str, type[OwnFamily]]] = {
     "rate": RateWatches,
     "stuck": StuckWatches,
     "anomaly": AnomalyWatches,
+    "accumulate": AccumulateWatches,
+    "baseline": BaselineWatches,
+    "cusum": CusumWatches,
+    "night": NightWatches,
 }
 
 # The readings of several sensors, joined by event time.
@@ -41,6 +49,10 @@ DETECTORS: Final[dict[str, str]] = {
     "residual": "residual",
     "neighbours": "neighbours",
     "spectrum": "spectrum",
+    "accumulate": "accumulate",
+    "baseline": "baseline",
+    "cusum": "cusum",
+    "night": "night",
 }
 
 

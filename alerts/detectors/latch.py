@@ -122,6 +122,13 @@ class Limits:
         )
 
 
+def both_sides(rule: Rule) -> tuple[Sequence[float], Sequence[float]]:
+    """Upper and lower limits by level of a rule whose levels are amounts and whose side tells the direction."""
+    nothing = (math.nan,) * K
+    up = nothing if rule.side == "below" else rule.levels
+    return up, nothing if rule.side == "above" else tuple(-limit for limit in rule.levels)
+
+
 def _clear_band(upper: float, lower: float, rule: Rule) -> tuple[float, float]:
     """The bounds inside which a level is clear. Where the margins of a range's two bounds would leave nothing between
     (a sensor's own narrow range), each takes a quarter of the span."""
@@ -139,9 +146,11 @@ def _one_sided(bound: Floats, nothing: Bools, unbounded: float) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What `scan` found: changes of level (rows as `Pairs.row`) and the groups' new state."""
+    """What `scan` found: changes of level (rows as `Pairs.row`), the pair at which each came (`where`), and the groups'
+    new state."""
 
     verdicts: Verdicts
+    where: Ints
     columns: Columns
 
 
@@ -152,9 +161,14 @@ def scan(
     pairs: Pairs,
     at: Ints,
     x: Floats,
+    shown: Floats | None = None,
+    by_level: Floats | None = None,
 ) -> Scan:
     """Judge pairs. `profile` by group; `carry`: the groups' state so far; `at`, `x` by pair: event time and judged
-    value, NaN where the detector has no verdict (such a reading neither extends nor breaks a run)."""
+    value, NaN where the detector has no verdict (such a reading neither extends nor breaks a run). `shown`: what is
+    told instead of the judged value, where the two differ. `by_level` [pairs, 4]: the judged value of each level, where
+    each has its own; they must order the levels as one value would."""
+    shown = x if shown is None else shown
     n, head, tail, group = len(at), pairs.head, pairs.tail, pairs.group
     place = np.arange(n)
     p = profile[group]
@@ -177,9 +191,10 @@ def scan(
     for k in range(K):
         if not limits.exists[profile, k].any():
             continue
-        hi = x >= limits.hi_raise[p, k]
-        c = hi | (x <= limits.lo_raise[p, k])
-        cl = (x <= limits.hi_clear[p, k]) & (x >= limits.lo_clear[p, k])
+        y = x if by_level is None else by_level[:, k]
+        hi = y >= limits.hi_raise[p, k]
+        c = hi | (y <= limits.lo_raise[p, k])
+        cl = (y <= limits.hi_clear[p, k]) & (y >= limits.lo_clear[p, k])
         any_c |= c
         hi_c |= hi
         if has_unknown:
@@ -226,17 +241,17 @@ def scan(
     best = np.maximum.reduceat(np.where(counts, score, -np.inf), head)
     where_best = np.minimum.reduceat(np.where(counts & (score == best[group]), place, n), head)
     carried = (last_rest < 0) & (carry["score"] >= best)
-    peak = np.where(carried, carry["peak"], x[np.minimum(where_best, n - 1)])
+    peak = np.where(carried, carry["peak"], shown[np.minimum(where_best, n - 1)])
     changed = np.flatnonzero(level != previous)
     verdicts = Verdicts.none()
     if len(changed):
-        peaks = _peaks(changed, rest, score, x, carry, pairs)
-        verdicts = _verdicts(limits, pairs, p, at, x, previous, level, side, levels, begun, cleared, changed, peaks)
+        peaks = _peaks(changed, rest, score, shown, carry, pairs)
+        verdicts = _verdicts(limits, pairs, p, at, shown, previous, level, side, levels, begun, cleared, changed, peaks)
     last_zero = np.maximum.reduceat(np.where(level == 0, place, -1), head)
     peak_level = np.maximum.reduceat(np.where(place > last_zero[group], level, np.int8(0)), head)
     peak_level = np.where(last_zero < 0, np.maximum(peak_level, carry["peak_level"]), peak_level)
     last_known = np.maximum.reduceat(np.where(known, place, -1), head)
-    value = np.where(last_known >= 0, x[last_known], carry["value"])
+    value = np.where(last_known >= 0, shown[last_known], carry["value"])
     columns: Columns = {
         "run": run,
         "clear": clear,
@@ -248,7 +263,7 @@ def scan(
         "peak": np.where(resting_tail, np.nan, peak),
         "score": np.where(resting_tail, -np.inf, np.where(carried, carry["score"], best)),
     }
-    return Scan(verdicts, columns)
+    return Scan(verdicts, changed, columns)
 
 
 def _gaps(max_gap: Ints, at: Ints, head: Ints, last_at: Ints) -> Bools:

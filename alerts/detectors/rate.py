@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from alerts.detectors import latch
 from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
-from alerts.rules import NO_LEVEL, Rule
+from alerts.rules import Rule
 from twin.model import Bools, Floats, Ints
 
 BUCKETS: Final = 17  # a window of 16 buckets touches at most 17
-_NO_LEVELS: Final = (NO_LEVEL,) * latch.K
 
 
 class RateWatches:
@@ -49,9 +48,7 @@ class RateWatches:
         for r, rule in enumerate(rules):
             if rule.detector == "rate":
                 numbers[r] = len(profiles)
-                up = _NO_LEVELS if rule.side == "below" else rule.levels
-                down = _NO_LEVELS if rule.side == "above" else tuple(-limit for limit in rule.levels)
-                profiles.append((rule, up, down))
+                profiles.append((rule, *latch.both_sides(rule)))
         window = np.array([rule.window for rule, _, _ in profiles] or [1], np.int64)
         return cls(rows, latch.Limits.of(profiles), window, numbers[rows.rule])
 
@@ -73,7 +70,7 @@ class RateWatches:
         p = profile[pairs.group]
         reached = (change >= self.limits.outer_hi[p]) | (change <= self.limits.outer_lo[p])
         state = {name: self.columns[name][pairs.row] for name in latch.STATE}
-        loud = np.logical_or.reduceat(reached, pairs.head) | ~latch.resting(state)
+        loud = pairs.any(reached) | ~latch.resting(state)
         if not loud.any():
             return Verdicts.none(), [memory]
         kept = loud[pairs.group]

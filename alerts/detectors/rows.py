@@ -110,7 +110,10 @@ class Pairs:
         """The pairs of the given segments (all, if None)."""
         owner, start, count = batch.owner, batch.start, batch.count
         if segments is not None:
-            owner, start, count = owner[segments], start[segments], count[segments]
+            owner, start, count = owner.take(segments), start.take(segments), count.take(segments)
+        if rows.is_single and (count == 1).all():  # of a large city most batches: one reading beside one watch each
+            place = np.arange(len(owner))
+            return cls(rows.begin.take(owner), place, count, place, start)
         number = rows.number[owner]
         row = spans(rows.begin[owner], number)
         return cls.grouped(row, np.repeat(start, number), np.repeat(count, number))
@@ -123,6 +126,10 @@ class Pairs:
     def only(self, which: Bools) -> Pairs:
         """The groups that `which` (a mask by group) names."""
         return Pairs.grouped(self.row[which], self.reading[self.head[which]], self.count[which])
+
+    def any(self, which: Bools) -> Bools:
+        """By group, whether `which` (a mask by pair) has any of its pairs."""
+        return which if len(which) == len(self.row) else np.logical_or.reduceat(which, self.head)
 
     @property
     def tail(self) -> Ints:

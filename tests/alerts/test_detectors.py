@@ -42,15 +42,40 @@ STUCK = [
     'detector = "stuck"\nfor = "1min"\ntolerance = 1.5\nexcept = [2]\nmax_gap = "2min"\n',
 ]
 ANOMALY = ['detector = "anomaly"\n', 'detector = "anomaly"\nbudget = 12\nlevel = "yellow"\n']
+SUMS = [
+    'detector = "accumulate"\nwindow = "5min"\nlevels = { blue = 6, red = 15 }\n',
+    'detector = "accumulate"\nwindow = { blue = "1h", yellow = "20min", red = "3min" }\n'
+    "levels = { blue = 9, yellow = 9, red = 12 }\n",
+    'detector = "accumulate"\nwindow = "10min"\ncounter = true\nlevels = { yellow = 7 }\n',
+]
 RULES = rules(
     "".join(
         f'[[rule]]\nid = "r{i}"\n{KIND}{body}'
         for i, body in enumerate(
-            [body + extra for body in LIMITED for extra in EXTRAS]
+            [body + extra for body in LIMITED + SUMS for extra in EXTRAS]
             + [b + "strict = true\n" + e for b in LIMITED for e in EXTRAS if "range" not in b]
             + STUCK
             + ANOMALY
         )
+    )
+)
+LEARNING = [  # rules that look at hours and nights of days
+    'detector = "baseline"\nmeasure = "amount"\nwarm_up = 2\naccept = 2\nlevels = { blue = 2, red = 4 }\n'
+    'days_off = ["2023-11-16"]\nworkdays = ["2023-11-18"]\nutc_offset = "-03:30"\n',
+    'detector = "baseline"\nmeasure = "percent"\nwarm_up = 2\nside = "below"\nlevels = { yellow = 40 }\n',
+    'detector = "baseline"\nwarm_up = 2\nside = "either"\nlevels = { blue = 3 }\n',
+    'detector = "night"\nnight = "22:00-06:00"\nwarm_up = 3\nlevels = { blue = 20, yellow = 30 }\n',
+    'detector = "night"\nnight = "03:30-12:00"\nof = "mean"\nwarm_up = 3\naccept = 2\nside = "either"\n'
+    'utc_offset = "+00:00"\nlevels = { blue = 15 }\n',
+    'detector = "cusum"\nwarm_up = 5\nside = "below"\nlevels = { blue = 2, orange = 4 }\n',
+    'detector = "cusum"\nevery = "7h"\nwarm_up = 5\naccept = 4\nside = "either"\nslack = 0.1\n'
+    "levels = { yellow = 2 }\n",
+]
+DAY_EXTRAS = ["", 'clear = { margin = "20%", hold = "1d" }\n', 'hold = "1d"\nmax_gap = "8h"\n']
+DAYS = rules(
+    "".join(
+        f'[[rule]]\nid = "d{i}"\n{KIND}{body}'
+        for i, body in enumerate(body + extra for body in LEARNING for extra in DAY_EXTRAS)
     )
 )
 SENSORS = 4
@@ -59,6 +84,7 @@ CITY = catalog(
 )
 
 Series = dict[int, list[tuple[int, float]]]
+World = tuple[str, Series]
 steps = st.sampled_from([1 * SECOND, 7 * SECOND, 30 * SECOND, MINUTE, MINUTE, 2 * MINUTE, 200 * SECOND, 601 * SECOND])
 values = st.sampled_from([-3.0, -2.0, -1.0, 0.0, 0.5, 1.0, 1.6, 2.0, 2.0, 3.0, 3.0, 3.2, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
 
@@ -73,6 +99,33 @@ def cities(draw: st.DrawFn, most: int = 40) -> Series:
             rows.append((t, value))
         series[s] = rows
     return series
+
+
+hours = st.sampled_from([20 * MINUTE, 60 * MINUTE, 90 * MINUTE, 90 * MINUTE, 180 * MINUTE, 180 * MINUTE, 540 * MINUTE])
+few = st.sampled_from([1.0, 2.0, 2.0, 2.0, 2.0, 2.5, 3.0, 4.0, 9.0])
+
+
+@st.composite
+def days(draw: st.DrawFn) -> Series:
+    """Some weeks of few sensors, mostly alike."""
+    series: Series = {}
+    for s in range(2):
+        t, rows = T0, []
+        for _ in range(draw(st.integers(1, 4))):
+            steps, more = draw(st.lists(hours, min_size=1, max_size=12)), draw(few)
+            swing = draw(st.lists(st.sampled_from([0.0, 0.0, 0.1, -0.1, 1.0]), min_size=1, max_size=5))
+            for n in range(draw(st.integers(0, 60))):
+                t += steps[n % len(steps)]
+                rows.append((t, more + swing[n % len(swing)]))
+        series[s] = rows
+    return series
+
+
+WORLDS = {"minutes": RULES, "days": DAYS}
+worlds = st.one_of(st.tuples(st.just("minutes"), cities()), st.tuples(st.just("days"), days()))
+
+
+places = st.integers(0, 160) | st.integers(0, 480)
 
 
 def flat(series: Series) -> list[tuple[int, int, float]]:
@@ -105,26 +158,28 @@ def state_of(engine: Engine) -> dict[str, list[list[object]]]:
     }
 
 
-@given(cities())
+@given(worlds)
 @settings(max_examples=60, deadline=None)
-def test_one_batch_gives_what_the_reference_gives(series: Series) -> None:
-    engine = Engine(RULES, CITY)
-    assert plain(feed(engine, flat(series))) == expected(CITY, RULES, series)
+def test_one_batch_gives_what_the_reference_gives(world: World) -> None:
+    ruleset, series = WORLDS[world[0]], world[1]
+    engine = Engine(ruleset, CITY)
+    assert plain(feed(engine, flat(series))) == expected(CITY, ruleset, series)
     assert not engine.failures
 
 
-@given(cities(), st.lists(st.integers(0, 160), max_size=12))
+@given(worlds, st.lists(places, max_size=12))
 @settings(max_examples=60, deadline=None)
-def test_batching_and_restarts_change_nothing(series: Series, marks: list[int]) -> None:
-    whole = Engine(RULES, CITY)
+def test_batching_and_restarts_change_nothing(world: World, marks: list[int]) -> None:
+    ruleset, series = WORLDS[world[0]], world[1]
+    whole = Engine(ruleset, CITY)
     once = feed(whole, flat(series))
-    engine, told = Engine(RULES, CITY), []
+    engine, told = Engine(ruleset, CITY), []
     for batch in cut(flat(series), marks):
         new = feed(engine, batch)
         told += new
         for t in new if len(batch) == 1 else []:
             assert not t.after or repr(engine.extremes(t.rule, t.sensor)[1]) == repr(t.peak)
-        fresh = Engine(RULES, CITY)
+        fresh = Engine(ruleset, CITY)
         fresh.restore(EngineState.from_bytes(engine.snapshot().to_bytes()))
         engine = fresh
     assert plain(told) == plain(once)
@@ -137,12 +192,13 @@ def test_batching_and_restarts_change_nothing(series: Series, marks: list[int]) 
         assert engine.extremes(rule, s) == whole.extremes(rule, s)
 
 
-@given(cities(), st.integers(0, 160))
-@settings(max_examples=40, deadline=None)
-def test_nothing_looks_ahead(series: Series, mark: int) -> None:
+@given(worlds, places)
+@settings(max_examples=50, deadline=None)
+def test_nothing_looks_ahead(world: World, mark: int) -> None:
+    ruleset, series = WORLDS[world[0]], world[1]
     rows = sorted(flat(series), key=lambda r: (r[1], r[0]))
-    early = feed(Engine(RULES, CITY), rows[:mark])
-    everything = feed(Engine(RULES, CITY), rows)
+    early = feed(Engine(ruleset, CITY), rows[:mark])
+    everything = feed(Engine(ruleset, CITY), rows)
     assert plain(early) == plain(t for t in everything if (t.observed_at, t.sensor) <= last(rows[:mark]))
 
 
@@ -150,20 +206,21 @@ def last(rows: list[tuple[int, int, float]]) -> tuple[int, int]:
     return (rows[-1][1], rows[-1][0]) if rows else (0, 0)
 
 
-@given(cities(), st.integers(0, 160), st.integers(0, 160), st.sets(st.integers(0, SENSORS - 1), min_size=1))
+@given(worlds, places, places, st.sets(st.integers(0, SENSORS - 1), min_size=1))
 @settings(max_examples=60, deadline=None)
 def test_judging_some_sensors_again_from_a_checkpoint_gives_the_state_of_judging_in_order(
-    series: Series, checkpoint: int, present: int, again: set[int]
+    world: World, checkpoint: int, present: int, again: set[int]
 ) -> None:
+    ruleset, series = WORLDS[world[0]], world[1]
     rows = sorted(flat(series), key=lambda r: (r[1], r[0]))
     present = max(checkpoint, present)
-    in_order = Engine(RULES, CITY)
+    in_order = Engine(ruleset, CITY)
     told_in_order = feed(in_order, rows[:checkpoint])
     saved = in_order.snapshot()
     told_in_order += feed(in_order, rows[checkpoint:present])
 
     # The live engine missed every other reading of the chosen sensors after the checkpoint; they come late.
-    live = Engine(RULES, CITY)
+    live = Engine(ruleset, CITY)
     told = feed(live, rows[:checkpoint])
     tail = rows[checkpoint:present]
     on_time = [r for i, r in enumerate(tail) if r[1] not in {x[1] for x in tail[::2]} or r[0] not in again]

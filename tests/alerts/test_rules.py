@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from alerts.packs import default_text
 from alerts.rules import (
+    FIELDS,
     Margin,
     Where,
     parse_duration,
@@ -23,6 +24,8 @@ from alerts.rules import (
 from twin.model import HOUR, MINUTE, SECOND, InvalidRules, Level
 
 KIND = 'kind = "water.pressure"\n'
+SUM = 'detector = "accumulate"\nlevels = { blue = 1, red = 2 }\n'
+USUAL = 'detector = "baseline"\n'
 LIMIT = 'detector = "threshold"\nlevels = { blue = 1 }\n'
 
 
@@ -187,6 +190,33 @@ MISTAKES = [
     ('detector = "anomaly"\nbudget = "few"\n', "budget", "number"),
     ('detector = "anomaly"\nlevels = { red = 1 }\n', "levels", "is not a field of detector anomaly"),
     ('detector = "offline"\nhold = "5min"\n', "hold", "is not a field of detector offline"),
+    (SUM, "window", "is missing"),
+    (SUM + 'window = "40d"\n', "window", "at most 31 days"),
+    (SUM + 'window = { blue = "1h", red = 0 }\n', "window.red", "longer than 0"),
+    (SUM + 'window = { blue = "1h" }\n', "window", "has none for red"),
+    (SUM + 'window = { blue = "1h", red = "30min", yellow = "1h" }\n', "window.yellow", "no such level"),
+    (SUM + 'window = { blue = "1h", red = "2h" }\n', "window", "must not be longer for a higher level"),
+    (SUM + 'window = { blue = "1d", red = "5min" }\n', "window", "write two rules"),
+    (SUM + 'window = "1h"\nclear = { margin = 2 }\n', "clear.margin", "never clear"),
+    (SUM + 'window = "1h"\nclear = { margin = "100%" }\n', "clear.margin", "never clear"),
+    (SUM + 'window = "1h"\nside = "below"\n', "side", "must be one of above"),
+    (SUM + 'window = "1h"\ncounter = 1\n', "counter", "true or false"),
+    ('detector = "accumulate"\nwindow = "1h"\nlevels = { blue = 0 }\n', "levels.blue", "above 0"),
+    (USUAL + "levels = { blue = 2.5 }\n", "levels.blue", "at least 3 sigmas"),
+    (USUAL + 'measure = "metres"\nlevels = { blue = 3 }\n', "measure", "must be one of sigmas"),
+    (USUAL + 'measure = "amount"\nlevels = { blue = -3 }\n', "levels.blue", "above 0"),
+    (USUAL + "warm_up = 1\nlevels = { blue = 3 }\n", "warm_up", "whole number from 2 to 60"),
+    (USUAL + "accept = 7.5\nlevels = { blue = 3 }\n", "accept", "whole number"),
+    (USUAL + 'utc_offset = "Asia/Shanghai"\nlevels = { blue = 3 }\n', "utc_offset", "such as"),
+    (USUAL + 'days_off = ["2026-02-30"]\nlevels = { blue = 3 }\n', "days_off", "is not a day"),
+    (USUAL + "days_off = [2026-02-01]\nlevels = { blue = 3 }\n", "days_off", "list"),
+    (USUAL + 'days_off = ["2026-02-01"]\nworkdays = ["2026-02-01"]\nlevels = { blue = 3 }\n', "workdays", "among"),
+    ('detector = "night"\nnight = "2-4"\nlevels = { blue = 3 }\n', "night", "two times of day"),
+    ('detector = "night"\nnight = "02:00-02:00"\nlevels = { blue = 3 }\n', "night", "different"),
+    ('detector = "night"\nof = "max"\nlevels = { blue = 3 }\n', "of", "min or mean"),
+    ('detector = "cusum"\nevery = "40d"\nlevels = { blue = 3 }\n', "every", "at most 31 days"),
+    ('detector = "cusum"\nslack = -1\nlevels = { blue = 3 }\n', "slack", "0 to 10"),
+    ('detector = "cusum"\nclear = { margin = 3 }\nlevels = { blue = 3 }\n', "clear.margin", "never clear"),
 ]
 
 
@@ -349,7 +379,8 @@ names += [
     "after",
     "budget",
 ]
-detectors = st.sampled_from(["threshold", "range", "rate", "stuck", "offline", "anomaly"])
+names += sorted(set().union(*FIELDS.values()) - set(names))
+detectors = st.sampled_from(sorted(FIELDS))
 
 
 @given(st.dictionaries(st.sampled_from(names), json_values, max_size=8), detectors, st.booleans())

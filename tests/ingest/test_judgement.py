@@ -63,6 +63,22 @@ kind = "drainage.ponding_depth"
 detector = "range"
 level = "orange"
 
+[[rule]]
+id = "sum"
+kind = "drainage.ponding_depth"
+detector = "accumulate"
+window = { blue = "10min", orange = "3min" }
+levels = { blue = 60, orange = 60 }
+
+[[rule]]
+id = "drift"
+kind = "drainage.ponding_depth"
+detector = "cusum"
+every = "2min"
+warm_up = 5
+side = "either"
+levels = { blue = 2 }
+
 [[override]]
 rule = "ponding"
 sensor = "d1/depth"

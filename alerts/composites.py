@@ -199,7 +199,7 @@ class Composites:
         self,
         rules: RuleSet,
         catalog: Catalog,
-        sensors_of: Mapping[int, Sequence[Indices]],
+        sensors_of: Mapping[int, Indices],
         reach: Reach | None = None,
         only: Bools | None = None,
     ) -> None:
@@ -212,6 +212,7 @@ class Composites:
         self.plans = {n: _Plan(n, rule, rules) for n, rule in composed}
         self.members = np.zeros(len(rules), bool)
         self.conditions = np.array([rule.is_condition for rule in rules.rules], bool)
+        self._sensors_of = dict(sensors_of)
         self._own: dict[int, list[_Plan]] = {}  # by member rule
         for plan in self.plans.values():
             for rule in plan.own_rules:
@@ -219,11 +220,8 @@ class Composites:
             for atom in plan.atoms:
                 self.members[atom.rule] = True
             self.members[list(plan.level_from)] = True
-        nowhere = [np.empty(0, np.int32)]  # a rule that is switched off
-        self._sensors_of = {
-            rule: np.unique(np.concatenate(sensors_of.get(rule, nowhere)))
-            for rule in {*np.flatnonzero(self.members).tolist(), *(self.plans.keys() & sensors_of.keys())}
-        }
+        for rule in np.flatnonzero(self.members).tolist():
+            self._sensors_of.setdefault(rule, np.empty(0, np.int32))  # one that is switched off looks nowhere
         self.series: dict[Key, list[Step]] = {}
         self.places: dict[tuple[int, str], Place] = {}
         self._nowhere: set[tuple[int, str]] = set()

@@ -113,14 +113,14 @@ class Engine:
         matches = _Matcher(catalog).all(rules.rules)
         families: dict[str, list[tuple[int, Indices]]] = {name: [] for name in FAMILIES}
         silent: list[tuple[int, Indices]] = []
-        followed: dict[int, list[Indices]] = {}  # what composites know of who looks where
+        sensors_of: dict[int, Indices] = {}
         for index, sensors in matches:
             rule = rules.rules[index]
             if isinstance(rule.parameters, Composition):
                 if rule.kind or rule.sensors or rule.where != Where():
-                    followed.setdefault(index, []).append(sensors)
+                    sensors_of[index] = sensors
                 continue
-            followed.setdefault(index, []).append(sensors)
+            sensors_of[index] = sensors
             if rule.detector == "offline":
                 silent.append((index, sensors if rule.after else sensors[catalog.interval_us[sensors] > 0]))
                 continue
@@ -134,7 +134,7 @@ class Engine:
             rows = _rows(families[name], self._size)
             self.families[name] = kind.build(rules.rules, rows, catalog.low, catalog.high)
         self.offline = self._offline(silent, catalog, started_at)
-        self.composites = Composites(rules, catalog, followed, reach, only)
+        self.composites = Composites(rules, catalog, sensors_of, reach, only)
 
     def _offline(self, silent: list[tuple[int, Indices]], catalog: Catalog, started_at: Micros) -> OfflineWatches:
         rows = _rows(silent, self._size)

@@ -213,6 +213,8 @@ class Composites:
             for atom in plan.atoms:
                 self.members[atom.rule] = True
             self.members[list(plan.level_from)] = True
+        for rule in np.flatnonzero(self.members).tolist():
+            self._sensors_of.setdefault(rule, np.empty(0, np.int32))  # one that is switched off looks nowhere
         self.series: dict[Key, list[Step]] = {}
         self.places: dict[tuple[int, str], Place] = {}
         self._nowhere: set[tuple[int, str]] = set()

@@ -123,6 +123,12 @@ def test_an_alert_on_an_asset_has_its_place_and_says_what_holds_since_when() -> 
     assert alert.message_zh == "黄色报警 泵未开：station-7 液位高（l0/v，自 2023-11-14T22:14:20Z）；无“水泵运行”"
 
 
+def test_a_composite_of_a_rule_that_is_switched_off_says_nothing() -> None:
+    of = rules(composite('all = ["high"]\nnot = ["pump"]').replace('role = "condition"', "enabled = false"))
+    judged = judge(of, catalog(*station("a", 0)), readings([(0, T0, 3.0), (1, T0, 0.0)]))
+    assert told(judged.transitions, of, "c") == []
+
+
 def test_a_place_without_the_sensors_that_are_asked_for_says_nothing() -> None:
     of = rules(composite('all = ["high"]\nnot = ["pump"]'))
     city = catalog(*station("a", 0), station("b", 1)[0])

@@ -19,6 +19,7 @@ engineer's guess. Readings are made and judged a few hours at a time; what is ke
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import Counter, deque
@@ -33,6 +34,7 @@ from scipy.signal import lfilter
 from alerts.lifecycle import JUDGEMENTS
 from alerts.packs import default_text
 from alerts.rules import RuleSet, parse_rules
+from bench import machine
 from ingest.codecs import Decoded
 from ingest.judgement import Decision, Judgement
 from twin.catalog import Catalog
@@ -787,6 +789,7 @@ def main() -> int:
     found = judge(city, parse_rules(text, load_kinds()), lambda line: print(line, file=sys.stderr, flush=True))
     for line in lines_of(found, given.examples):
         print(line)
+    print(f"memory at the highest: {machine.memory_mb(os.getpid())[1]:.0f} MB")
     return 0
 
 

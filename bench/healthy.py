@@ -19,6 +19,7 @@ engineer's guess. Readings are made and judged a few hours at a time; what is ke
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import Counter, deque
@@ -33,6 +34,7 @@ from scipy.signal import lfilter
 from alerts.lifecycle import JUDGEMENTS
 from alerts.packs import default_text
 from alerts.rules import RuleSet, parse_rules
+from bench import machine
 from ingest.codecs import Decoded
 from ingest.judgement import Decision, Judgement
 from twin.catalog import Catalog
@@ -575,28 +577,30 @@ def _spread(draw: np.random.Generator, given: float | tuple[float, float], size:
 
 
 class _Past:
-    """What deciding asks of the database, of those sensors whose readings may come late."""
+    """What deciding asks of the database: readings of those sensors that may be late, alerts and what was told of
+    them."""
 
     def __init__(self, city: HealthyCity) -> None:
         self._is_late = city.is_late
         self._rows: dict[int, deque[tuple[int, int, float, int]]] = {}
-        self._said: dict[int, list[AlertEvent]] = {}
         self._alerts: dict[str, Alert] = {}
+        self._told: dict[str, list[AlertEvent]] = {}  # by alert
+        self._on: dict[int, dict[str, None]] = {}  # alerts by sensor
 
     def take(self, outcome: Outcome) -> None:
         stored = outcome.readings.take(self._is_late[outcome.readings.sensor])
         columns = stored.sensor, stored.observed_at, stored.received_at, stored.value, stored.quality
         for sensor, at, received, value, quality in zip(*(c.tolist() for c in columns), strict=True):
             self._rows.setdefault(sensor, deque(maxlen=KEPT)).append((at, received, value, quality))
-        for event in outcome.events:
-            if event.sensor_index >= 0 and self._is_late[event.sensor_index] and event.transition in JUDGEMENTS:
-                self._said.setdefault(event.sensor_index, []).append(event)
-            elif event.transition == "withdrawn" and event.sensor_index in self._said:
-                said = self._said[event.sensor_index]
-                said[:] = [other for other in said if other.id != event.replaces]
         for alert in outcome.alerts:
-            if alert.sensor_index >= 0 and self._is_late[alert.sensor_index]:
-                self._alerts[alert.id] = alert
+            self._alerts[alert.id] = alert
+            self._on.setdefault(alert.sensor_index, {})[alert.id] = None
+        for event in outcome.events:
+            told = self._told.setdefault(event.alert_id, [])
+            if event.transition in JUDGEMENTS:
+                told.append(event)
+            elif event.transition == "withdrawn":
+                told[:] = [other for other in told if other.id != event.replaces]
 
     def known(self, sensor: Indices, observed_at: Ints, table: str = "readings") -> Bools:
         self._check(sensor)
@@ -625,9 +629,15 @@ class _Past:
         found = [
             event
             for index, since in zip(sensor.tolist(), after.tolist(), strict=True)
-            for event in self._said.get(index, ())
+            for id_ in self._on.get(index, ())
+            for event in self._told.get(id_, ())
             if event.observed_at > since
         ]
+        return sorted(found, key=lambda event: event.observed_at)
+
+    def course(self, ids: Sequence[str], rules: Sequence[str] = (), after: Micros = 0) -> list[AlertEvent]:
+        wanted = {a.id for a in self._alerts.values() if a.rule in rules and a.raised_at >= after} if rules else set()
+        found = [event for id_ in sorted(wanted.union(ids)) for event in self._told.get(id_, ())]
         return sorted(found, key=lambda event: event.observed_at)
 
     def alerts(self, ids: Sequence[str]) -> list[Alert]:
@@ -779,6 +789,7 @@ def main() -> int:
     found = judge(city, parse_rules(text, load_kinds()), lambda line: print(line, file=sys.stderr, flush=True))
     for line in lines_of(found, given.examples):
         print(line)
+    print(f"memory at the highest: {machine.memory_mb(os.getpid())[1]:.0f} MB")
     return 0
 
 

@@ -23,3 +23,17 @@ def test_the_demo_raises_alerts_on_the_assets_of_its_district(tmp_path: Path) ->
         assert isolated["valves"]
     finally:
         demo.stop()
+
+
+def test_its_storm_stops_a_pump_and_then_fills_the_manholes_upstream(tmp_path: Path) -> None:
+    demo = Cimtwin(tmp_path / "data", {}, "demo", "--scenario", "storm", "--speed", "600").start()
+    try:
+
+        def risen() -> dict[str, int]:
+            rules = [alert["rule"] for alert in demo.get("/alerts", limit=1000)["items"]]
+            return {rule: rules.count(rule) for rule in rules}
+
+        until(lambda: risen().get("storm-sewer-surcharged", 0) >= 40, "forty manholes", 60)
+        assert risen()["duty-pump-stopped"] == 1
+    finally:
+        demo.stop()

@@ -208,7 +208,7 @@ class AnomalyWatches:
             ]
         )
         tail = {name: s[f"t_{name}"][:OVERALL] for name in _TAILS}
-        surprise = tail_surprise(tail, y, least)
+        surprise = _surprise(tail, y, least)
         if "calibration" in self.without:  # as if every part were Gaussian about zero
             surprise = np.minimum((y / (1.2533 * tail["mean"] + least)) ** 2 / (2 * np.log(10.0)), 30.0) * (y > 0)
         judged = (seen > WARM) & on
@@ -220,7 +220,7 @@ class AnomalyWatches:
         note = np.argmax(surprise, axis=0)
         most = np.max(surprise, axis=0)
         overall = {name: s[f"t_{name}"][OVERALL:] for name in _TAILS}
-        rarity = tail_surprise(overall, most[None], np.full((1, len(x)), 0.15))[0]
+        rarity = _surprise(overall, most[None], np.full((1, len(x)), 0.15))[0]
 
         # Hits, and what is told of the surprise.
         is_hit = most >= GATE
@@ -244,10 +244,10 @@ class AnomalyWatches:
         # readings must be full.
         free = was_free & (s["level"] == 0)
         settled = free & (seen > START)
-        learn_tail(tail, y, np.stack([settled, settled, settled, settled & known, settled, settled]))
+        _learn(tail, y, np.stack([settled, settled, settled, settled & known, settled, settled]))
         # The reading that raises is one of the past surprises, else the budget would not hold; how far out it lies
         # beyond doubt is not learnt, else the next one would have to be greater still.
-        learn_tail(overall, np.minimum(most, 2 * GATE)[None], (judged & was_free)[None])
+        _learn(overall, np.minimum(most, 2 * GATE)[None], (judged & was_free)[None])
         moved = np.minimum(np.abs(residual), 10 * scale)
         share = np.maximum(1 / (visits + 1.0), 0.02)
         learnt = np.where(known, usual + residual * share, x)
@@ -347,7 +347,7 @@ def _fit(t: Columns, least: Floats) -> tuple[Floats, Floats, Floats]:
     return rate, shape, size
 
 
-def tail_surprise(t: Columns, y: Floats, least: Floats) -> Floats:
+def _surprise(t: Columns, y: Floats, least: Floats) -> Floats:
     """-log10 of the probability that the tail's number reaches `y`; 0 below its edge."""
     rate, shape, size = _fit(t, least)
     beyond = np.maximum(y - t["edge"], 0) / size
@@ -355,7 +355,7 @@ def tail_surprise(t: Columns, y: Floats, least: Floats) -> Floats:
     return np.where(y > t["edge"], np.minimum(surprise, 30.0), 0.0)
 
 
-def learn_tail(t: Columns, y: Floats, on: Bools) -> None:
+def _learn(t: Columns, y: Floats, on: Bools) -> None:
     """The tail takes `y` in, where `on`: its edge moves towards the quantile, its moments forget."""
     weight = t["weight"]
     keeps = np.where(weight + 1 > MEMORY, 1 - 1 / MEMORY, 1.0)

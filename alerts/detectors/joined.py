@@ -133,6 +133,8 @@ class Join:
 
     def observe(self, batch: Batch) -> tuple[Samples, Patch] | None:
         """What is to be judged now, and what is remembered; None where no reading is a member's."""
+        if not len(self._row):
+            return None
         segments = np.flatnonzero(self.is_member.take(batch.owner))
         if not len(segments):
             return None

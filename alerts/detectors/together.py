@@ -11,13 +11,14 @@ doubled for there being two.
 
 What lasts adds up: surprise beyond `LEAK` is summed over independent samples (a cumulative sum), and an alert is raised
 where the sum, or one sample, is as improbable as the budget of false alerts allows, both by these distributions and by
-the tail of the group's own past (peaks over threshold, as for one sensor). It clears after `CALM` ordinary samples, or
+the tail of the group's own past. It clears after `CALM` ordinary samples, or
 after `ACCEPT` samples: what has stayed so long is the new normal. While it is open nothing is learnt, and the limits
 widen as the means grow older.
 
-A sensor counts once it has moved `MOVES` times. Everything is counted in samples; nothing looks ahead. `value` of a
-transition is the evidence (-log10 of a probability), `threshold` what the budget asks for, `note` the catalogue index
-of the most unusual sensor, plus one.
+A sensor counts once it has moved `MOVES` times, and as long as it does so now and then: rain and switches are for
+rules of their own. A reading far out counts as one at `CUT` usual deviations: what lasts is looked for here.
+Everything is counted in samples; nothing looks ahead. `value` of a transition is the evidence (-log10 of a
+probability), `threshold` what the budget asks for, `note` the catalogue index of the most unusual sensor, plus one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtrc, stdtr
 
-from alerts.detectors.anomaly import AT_ONCE, CALM, GATE, LARGEST, MEMORY, ORDINARY, YEAR, learn_tail, tail_surprise
+from alerts.detectors.anomaly import AT_ONCE, CALM, GATE, LARGEST, MEMORY, ORDINARY, YEAR
 from alerts.detectors.joined import Groups, Join, Samples
 from alerts.detectors.rows import NEVER, Batch, Columns, Patch, Rows, Verdicts, write
 from alerts.parameters import Together
@@ -42,16 +43,33 @@ LEARNT: Final = 400  # samples before a group can raise an alert
 START: Final = 50  # samples before the contrasts are learnt from
 WARM: Final = 150  # samples before the group's own tail is learnt from
 MOVES: Final = 20
+ALIVE: Final = 0.1  # the share of readings at which a sensor must have moved; rain and switches do not
+CUT: Final = 6.0  # mean absolute deviations
 LEAK: Final = 1.5
 APART: Final = 2 * RUN  # samples from one independent fast mean to the next
+CLUSTER: Final = RUN / 2  # samples that an extreme of the fast mean lasts for
 ACCEPT: Final = 1000
 DEPTH: Final = 16
 MOST: Final = 30.0  # surprise; beyond it nothing is told apart
-LEAVE_OUT: Final = ("slow", "sum", "covariance", "single", "widening", "tail")
+EDGE: Final = 1.0  # evidence from which on the own past's tail is looked at: one sample in ten, if all is as assumed
+PRIOR: Final = 30.0  # excesses over it that what is assumed weighs as much as
+LEAVE_OUT: Final = ("slow", "sum", "covariance", "single", "cut", "widening", "tail")
 
-_SCALARS: Final = ("seen", "learnt", "evidence", "calm", "open_for", "step", "limit", "worst", "last")
-_MEMBERS: Final = ("slow", "fast", "previous", "number", "moves")
-_TAILS: Final = ("edge", "mean", "weight", "excesses", "excess", "square")
+_SCALARS: Final = (
+    "seen",
+    "learnt",
+    "evidence",
+    "calm",
+    "open_for",
+    "step",
+    "limit",
+    "worst",
+    "last",
+    "apart",
+    "exceeding",
+    "excess",
+)
+_MEMBERS: Final = ("slow", "fast", "previous", "number", "moves", "reach")
 
 
 class TogetherWatches:
@@ -69,7 +87,6 @@ class TogetherWatches:
         n, width = groups.member.shape
         self.columns: Columns = {name: np.zeros(n) for name in _SCALARS}
         self.columns |= {name: np.zeros((n, width)) for name in _MEMBERS}
-        self.columns |= {f"t_{name}": np.zeros(n) for name in _TAILS}
         self.columns |= {"covariance": np.zeros((n, width, width)), "level": np.zeros(n, np.int8)}
         self.columns |= {"last_at": np.full(n, NEVER), "calm_at": np.full(n, NEVER), "note": np.zeros(n, np.int32)}
         self.columns |= self.join.columns
@@ -143,6 +160,12 @@ class TogetherWatches:
             s[name][fresh] = x[fresh]
         s["moves"] += shown & (x != s["previous"])
         s["previous"][:] = np.where(shown, x, s["previous"])
+        # What lasts is looked for here: one reading far out counts as one at the edge of the usual does.
+        away = x - s["slow"]
+        usual = np.where(s["number"] > START, CUT * s["reach"], np.inf)
+        if "cut" not in self.without:
+            away = np.clip(away, -usual, usual)
+            x = s["slow"] + away
         s["fast"] += np.where(shown, (x - s["fast"]) / np.clip(s["number"], 1, RUN), 0)
         contrast = s["fast"] - s["slow"]
 
@@ -152,20 +175,19 @@ class TogetherWatches:
         evidence = np.maximum(0, s["evidence"] + (surprise - LEAK) / APART)
         s["evidence"][:] = 0 if "sum" in self.without else evidence
         told = np.maximum(surprise, s["evidence"])
-        needed = -np.log10(np.minimum(budget * APART * np.maximum(s["step"], SECOND) / YEAR, 1e-3))
-        tail = {name: s[f"t_{name}"] for name in _TAILS}
-        rarity = tail_surprise(tail, told, np.full(len(at), 0.15))
-        if "tail" in self.without:
-            rarity = told
+        needed = -np.log10(np.minimum(budget * CLUSTER * np.maximum(s["step"], SECOND) / YEAR, 1e-3))
+        rarity = told if "tail" in self.without else _rarity(s, told)
         raises = ~is_open & (s["seen"] > LEARNT) & (surprise >= ORDINARY) & (told >= needed) & (rarity >= needed)
         changed = self._alert(s, at, told, surprise, is_open, raises, needed, severity, lasting, loudest)
-        learn_tail(tail, np.minimum(told, 2 * GATE), (s["seen"] > WARM) & ~is_open)
+        # What leads up to an alert is one event, and would teach the tail much: it is shown samples that lie apart.
+        _learn_tail(s, told, (s["seen"] > WARM) & (s["seen"] % APART == 0) & (s["level"] == 0))
 
         # What is unusual is learnt from less, and what an alert is about not at all.
-        trust = np.minimum(1.0, ORDINARY / np.maximum(told, ORDINARY)) * (s["level"] == 0)
+        trust = np.minimum(1.0, ORDINARY / np.maximum(surprise, ORDINARY)) * (s["level"] == 0)
         follows = SLOW if "slow" not in self.without else MEMORY
         pace = trust[:, None] * shown / np.clip(s["number"], 1, follows)
         s["slow"] += (x - s["slow"]) * pace
+        s["reach"] += (np.abs(away) - s["reach"]) * trust[:, None] * shown / np.clip(s["number"], 1, MEMORY)
         learns = (s["seen"] > START) & (s["level"] == 0)
         s["learnt"][:] = np.minimum(s["learnt"] + learns, MEMORY)
         contrast = np.where(shown, contrast, 0)
@@ -178,7 +200,12 @@ class TogetherWatches:
         """-log10 of how probable contrasts as large are, and the slot of the largest."""
         width = contrast.shape[1]
         deviation = np.sqrt(np.einsum("gii->gi", s["covariance"]))
-        counts = shown & (s["moves"] >= MOVES) & (deviation > 1e-9 * np.abs(s["slow"]) + 1e-300)
+        counts = (
+            shown
+            & (s["moves"] >= MOVES)
+            & (s["moves"] >= ALIVE * s["number"])
+            & (deviation > 1e-9 * np.abs(s["slow"]) + 1e-300)
+        )
         number = np.maximum(counts.sum(axis=1), 1)
         freedom = np.maximum(s["learnt"] / RUN, 3.0)
         widening = 0 if "widening" in self.without else s["open_for"] / SLOW
@@ -249,3 +276,19 @@ class TogetherWatches:
     def extremes(self, row: int) -> tuple[float, float, int]:
         columns = self.columns
         return float(columns["last"][row]), float(columns["worst"][row]), int(columns["level"][row])
+
+
+def _rarity(s: Columns, told: Floats) -> Floats:
+    """-log10 of how often the group's own past reached so much evidence: an exponential tail beyond `EDGE`, leaning as
+    long as there is little of it on the assumed one (P(y) = 10**-y: excesses of 1 / ln 10 on average)."""
+    size = (s["excess"] + PRIOR / np.log(10.0)) / (s["exceeding"] + PRIOR)
+    share = (s["exceeding"] + PRIOR / 10) / (s["apart"] + PRIOR)
+    return np.where(told > EDGE, (told - EDGE) / size / np.log(10.0) - np.log10(share), 0.0)
+
+
+def _learn_tail(s: Columns, told: Floats, on: Bools) -> None:
+    keeps = np.where(on & (s["apart"] >= MEMORY), 1 - 1 / MEMORY, 1.0)
+    exceeds = on & (told > EDGE)
+    s["apart"][:] = s["apart"] * keeps + on
+    s["exceeding"][:] = s["exceeding"] * keeps + exceeds
+    s["excess"][:] = s["excess"] * keeps + np.where(exceeds, told - EDGE, 0)

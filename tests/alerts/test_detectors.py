@@ -68,7 +68,8 @@ LEARNING = [  # rules that look at hours and nights of days
     'detector = "night"\nnight = "03:30-12:00"\nof = "mean"\nwarm_up = 3\naccept = 2\nside = "either"\n'
     'utc_offset = "+00:00"\nlevels = { blue = 15 }\n',
     'detector = "cusum"\nwarm_up = 5\nside = "below"\nlevels = { blue = 2, orange = 4 }\n',
-    'detector = "cusum"\nevery = "7h"\nwarm_up = 5\naccept = 4\nside = "either"\nslack = 0.1\nlevels = { yellow = 2 }\n',
+    'detector = "cusum"\nevery = "7h"\nwarm_up = 5\naccept = 4\nside = "either"\nslack = 0.1\n'
+    "levels = { yellow = 2 }\n",
 ]
 DAY_EXTRAS = ["", 'clear = { margin = "20%", hold = "1d" }\n', 'hold = "1d"\nmax_gap = "8h"\n']
 DAYS = rules(

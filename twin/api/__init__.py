@@ -14,12 +14,14 @@ from twin.api import (
     alerts,
     assets,
     auth,
+    cap,
     description,
     devices,
     errors,
     health,
     models,
     network,
+    notify,
     page,
     quarantine,
     readings,
@@ -67,9 +69,10 @@ def create_app(service: ServiceView) -> FastAPI:
     errors.install(app)
     app.include_router(health.router(service))
     api = APIRouter(prefix="/api/v1")
-    for subject in (stats, sensors, readings, alerts, rules, quarantine, devices, replays):
+    for subject in (stats, sensors, readings, alerts, rules, quarantine, devices, replays, notify):
         api.include_router(subject.router(service))
     networks = assets.Networks()
+    api.include_router(cap.router(service, networks))
     # Before the assets: an asset's id may hold any sign, so `/assets/{id}` takes every path that is left.
     api.include_router(network.router(service, networks))
     api.include_router(street.router(service, networks))

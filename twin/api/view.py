@@ -10,8 +10,9 @@ from alerts.rules import Rule
 from ingest.commands import Once
 from twin.catalog import Catalog
 from twin.live import Live
-from twin.model import Alert, Micros, Sensor
+from twin.model import Alert, AlertEvent, Micros, Sensor
 from twin.model_imports import ModelImports
+from twin.notifying import Notifier
 from twin.replay_worker import Wanted
 from twin.settings import Settings
 from twin.state import SensorState
@@ -61,6 +62,10 @@ class ReplayView(Protocol):
     async def ready(self) -> None: ...
 
     def watched(self) -> None: ...
+
+    def snapshot(self) -> tuple[int, list[Alert]]: ...
+
+    async def events_after(self, seq: int, limit: int) -> list[AlertEvent]: ...
 
 
 class ReplaysView(Protocol):
@@ -112,6 +117,7 @@ class ServiceView(Protocol):
     model_imports: ModelImports
     tilesets: Tilesets
     database_url: str
+    notifier: Notifier
 
     @property
     def replays(self) -> ReplaysView: ...

@@ -215,11 +215,12 @@ class Notifier:
             route = next(iter(routes_of(plan, facts[id_], max(1, facts[id_].alert.level))), None)
             keys.add(group_of(route, facts[id_]))
         reached = store.reached(connection, [*watched, *missing])
-        standing = Standing(facts, reached, held, store.groups(connection, sorted(keys)))
+        pending = [w.alert for w in watched.values() if w.due_at is not None]
+        standing = Standing(facts, reached, held, store.groups(connection, sorted(keys), pending))
         decision = decide(plan, list(watched.values()), standing, at)
         store.save_deliveries(connection, [due.delivery() for due in decision.due], decision.lapsed, at)
         store.save_watched(connection, decision.watched, decision.finished)
-        store.save_groups(connection, decision.groups)
+        store.save_groups(connection, decision.groups, at)
         self.numbers.unrouted += decision.unrouted
         is_due = refreshed or any(due.state == "waiting" for due in decision.due)
         return self._sender_is_due if is_due else None
@@ -405,7 +406,9 @@ class Notifier:
         self, connection: Connection, receiver: Receiver, several: list[Outgoing], at: Micros
     ) -> list[tuple[tuple[str, ...], Notice, int]]:
         """What goes out now, as messages: for a receiver with a limit no more than that, and many as one."""
-        made = [((one.id,), Notice.from_json(one.content), one.attempts) for one in several]
+        made: list[tuple[tuple[str, ...], Notice, int]] = [
+            ((one.id,), Notice.from_json(one.content), one.attempts) for one in several
+        ]
         if not receiver.per_minute:
             return made
         line = self._lines[receiver.name]
@@ -503,7 +506,7 @@ def _backoff(receiver: Receiver | None, salt: str, attempts: int) -> Micros:
     """The pause after so many failures: doubled each time, up to ten minutes, and a tenth more or less by delivery, so
     that what failed together does not come together again."""
     first = receiver.backoff if receiver is not None else 5 * SECOND
-    pause = min(first * 2 ** min(attempts - 1, 30), max(LONGEST, first))
+    pause = min(first << min(attempts - 1, 30), max(LONGEST, first))
     spread = hashlib.blake2b(salt.encode(), digest_size=2).digest()
     return round(pause * (0.9 + 0.2 * int.from_bytes(spread, "big") / 65535))
 

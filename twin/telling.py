@@ -49,9 +49,10 @@ class HeldBack:
 
     id: str
     receiver: str
+    kind: str
+    stage: int
     group: str
     alerts: tuple[str, ...]
-    reason: str
     next_at: Micros | None
 
 

@@ -226,6 +226,8 @@ class _Desk:
                 self.result.finished.append(w.alert)
                 continue
             self.result.watched.append(w)
+            if not facts.alert.state.is_active and not w.told_level and self._is_held(w.alert):
+                w.told_level = _level(facts.alert)  # held from its beginning to its end: there is nothing to tell
             if news(w, facts.alert) is None:
                 self.settled[w.group] += w.told_active and w.due_at is not None
                 w.changed_at = w.due_at = None
@@ -286,23 +288,26 @@ class _Desk:
                 by_receiver[name].append(w)
         is_new = not known.active and not self.settled[group] and all(not w.told_active for w in free)
         kind = "resolved" if not active else "alert" if is_new else "update"
+        goes_at: dict[str, Micros] = {}
         for name, concerned in by_receiver.items():
             receiver = self.plan.receivers[name]
             shown = [w for w in concerned if receiver.resolved or alerts[w.alert].state.is_active]
-            if shown:
-                self._tell(receiver, kind, group, [w.alert for w in shown], active, people, 0, self._told(shown))
+            if not shown:
+                continue
+            ids = [w.alert for w in shown]
+            gone_at = self._tell(receiver, kind, group, ids, active, people, 0, self._told(shown))
+            for id_ in ids:
+                goes_at[id_] = min(gone_at, goes_at.get(id_, gone_at))
         worst = max(_level(alerts[w.alert]) for w in free)
         self.result.groups[group] = (self.at, worst)
         for w in free:
-            self._note(w, alerts[w.alert], group)
+            self._note(w, alerts[w.alert], group, goes_at.get(w.alert, self.at))
 
     def _was_held_to_its_end(self, w: Watched) -> bool:
-        """Whether an alert was held back from its beginning and is over now: nobody is told."""
+        """Whether an alert was held back before it was told of and is over now: nobody is told, but it is on record."""
         alert = self.standing.facts[w.alert].alert
         if alert.state.is_active or w.told_level:
             return False
-        if any(w.alert in row.alerts for row in self.standing.held):
-            return True
         held = sorted(HELD & set(alert.flags))
         if not held:
             return False
@@ -311,6 +316,9 @@ class _Desk:
             notice = self._notice("resolved", w.group, [w.alert], 0, people, 0, {})
             self.result.due.append(Due(name, notice, "lapsed", self.at, f"{', '.join(held)}; {CLEARED_WHILE}"))
         return True
+
+    def _is_held(self, alert: str) -> bool:
+        return any(alert in row.alerts for row in self.standing.held)
 
     def _hold(self, group: str, w: Watched) -> None:
         """Write down what would have been sent, and look again later."""
@@ -348,8 +356,9 @@ class _Desk:
         )  # fmt: skip
         return list(dict.fromkeys([*names, *(reached if w.told_active else ())])), people
 
-    def _note(self, w: Watched, alert: Alert, group: str) -> None:
-        """Write down that an alert was told of as it stands."""
+    def _note(self, w: Watched, alert: Alert, group: str, goes_at: Micros) -> None:
+        """Write down that an alert was told of as it stands; the time to acknowledge runs from when the first receiver
+        gets it, which may be the end of quiet hours."""
         level = _level(alert)
         w.told_level, w.told_active, w.told_at, w.group = level, alert.state.is_active, self.at, group
         w.changed_at = w.due_at = w.escalate_at = w.repeat_at = None
@@ -359,9 +368,9 @@ class _Desk:
             return
         after, repeat = _by_level(route.escalate_after, level), _by_level(route.repeat, level)
         if after is not None and stage_names(self.plan, self.standing.facts[w.alert], level, 1):
-            w.escalate_at = self.at + after
+            w.escalate_at = goes_at + after
         if repeat is not None:
-            w.repeat_at = self.at + repeat
+            w.repeat_at = goes_at + repeat
 
     def _told(self, members: Iterable[Watched]) -> dict[str, str | None]:
         return {w.alert: LEVELS[w.told_level - 1] if w.told_active else None for w in members}
@@ -438,8 +447,8 @@ class _Desk:
                     )  # fmt: skip
                 elif ids:
                     self.used.add(row.id)
-                    kind = "alert" if free else "resolved"
-                    self._tell(receiver, kind, row.group, ids, len(free), (), 0, {}, row)
+                    kind = "resolved" if not free else "update" if row.kind == "resolved" else row.kind
+                    self._tell(receiver, kind, row.group, ids, len(free), (), row.stage, {}, row)
                 else:
                     self.result.lapsed.append((row.id, CLEARED_WHILE))
 
@@ -462,8 +471,9 @@ class _Desk:
     def _tell(
         self, receiver: Receiver, kind: str, group: str, ids: Sequence[str], active: int, people: Iterable[str],
         stage: int, told: Mapping[str, str | None], row: HeldBack | None = None,
-    ) -> None:  # fmt: skip
-        """Write down a delivery; what was held back for this receiver of the same goes with it."""
+    ) -> Micros:  # fmt: skip
+        """Write down a delivery; what was held back for this receiver of the same goes with it. When it may go."""
+        goes_at = self.at
         ids = list(dict.fromkeys(ids))
         rows = [] if row is None else [row]
         for other in self.standing.held:
@@ -489,8 +499,10 @@ class _Desk:
             if until is None:
                 self.result.due.append(Due(receiver.name, notice, "waiting", self.at, None, again))
             else:
+                goes_at = max(goes_at, until)
                 reason = f"quiet hours {quiet.name if quiet else ''}"
                 self.result.due.append(Due(receiver.name, notice, "held", until, reason, again))
         for other in rows:
             self.used.add(other.id)
             self.result.lapsed.append((other.id, "told together with another / 已并入另一条通知"))
+        return goes_at

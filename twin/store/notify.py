@@ -11,7 +11,7 @@ import orjson
 import psycopg
 from psycopg.types.json import Jsonb
 
-from twin.model import LEVELS, Micros, Problem, Refused, iso
+from twin.model import DAY, LEVELS, Micros, Problem, Refused, iso
 from twin.store import rows
 from twin.store.database import Connection
 from twin.store.reader import Reader
@@ -114,25 +114,25 @@ def save_watched(connection: Connection, several: Sequence[Watched], finished: S
         connection.execute("delete from notify_watched where alert = any(%s)", (list(finished),))
 
 
-def groups(connection: Connection, keys: Sequence[str]) -> dict[str, Group]:
-    """What was last told of groups, and how many of their alerts are active with nothing pending."""
+def groups(connection: Connection, keys: Sequence[str], pending: Sequence[str]) -> dict[str, Group]:
+    """What was last told of groups, and how many of their alerts but the `pending` ones stand told of as active."""
     told = {
         key: (rows.instant(at), level)
         for key, at, level in connection.execute(
             "select key, told_at, level from notify_groups where key = any(%s)", (list(keys),)
         )
     }
-    active = dict(
+    active: dict[str, int] = dict(
         connection.execute(
             "select group_key, count(*) from notify_watched where group_key = any(%s) and told_active"
-            " and due_at is null group by 1",
-            (list(keys),),
+            " and alert <> all(%s) group by 1",
+            (list(keys), list(pending)),
         ).fetchall()
     )
     return {key: Group(*told.get(key, (None, 0)), active.get(key, 0)) for key in keys}
 
 
-def save_groups(connection: Connection, told: Mapping[str, tuple[Micros, int]]) -> None:
+def save_groups(connection: Connection, told: Mapping[str, tuple[Micros, int]], at: Micros) -> None:
     """Note when groups were last told of; what was told more than two days ago is forgotten."""
     if not told:
         return
@@ -141,7 +141,7 @@ def save_groups(connection: Connection, told: Mapping[str, tuple[Micros, int]]) 
         " on conflict (key) do update set told_at = excluded.told_at, level = excluded.level",
         [(key, rows.moment(at), level) for key, (at, level) in told.items()],
     )
-    connection.execute("delete from notify_groups where told_at < now() - interval '2 days'")
+    connection.execute("delete from notify_groups where told_at < %s", (rows.moment(at - 2 * DAY),))
 
 
 # Alerts
@@ -165,7 +165,9 @@ def incidents(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
     if not row or not row[0]:
         return {}
     return dict(
-        connection.execute("select alert, incident from incident_alerts where alert = any(%s)", (list(ids),)).fetchall()
+        connection.execute(
+            "select alert_id, incident from incident_alerts where alert_id = any(%s)", (list(ids),)
+        ).fetchall()
     )
 
 
@@ -193,10 +195,10 @@ def reached(connection: Connection, ids: Sequence[str]) -> dict[str, set[str]]:
 def held(connection: Connection) -> list[HeldBack]:
     """Every delivery that is held back."""
     return [
-        HeldBack(id_, receiver, group, tuple(several), reason or "", rows.instant(next_at))
-        for id_, receiver, group, several, reason, next_at in connection.execute(
-            "select id, receiver, group_key, alerts, reason, next_at from deliveries where state = 'held'"
-            " order by number"
+        HeldBack(id_, receiver, kind, stage, group, tuple(several), rows.instant(next_at))
+        for id_, receiver, kind, stage, group, several, next_at in connection.execute(
+            "select id, receiver, kind, (content->>'stage')::int, group_key, alerts, next_at from deliveries"
+            " where state = 'held' order by number"
         )
     ]
 

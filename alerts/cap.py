@@ -29,6 +29,7 @@ from twin.model import Alert, AlertEvent, Level, Micros
 NAMESPACE: Final = "urn:oasis:names:tc:emergency:cap:1.2"
 STATUSES: Final = ("Actual", "Exercise", "Test")
 MOST_VERTICES: Final = 100
+MOST_ASSETS: Final = 50  # named of an incident
 METRES_A_DEGREE: Final = 111_320.0
 LANGUAGES: Final = (("zh", "zh-CN"), ("en", "en-US"))
 
@@ -117,6 +118,19 @@ def matter_of(alert: Alert, title: Words, area: Area, incident: str | None = Non
     return Matter(
         alert.id, title, (alert.domain,), area, Words(alert.instruction_zh, alert.instruction_en),
         alert.sensor or alert.asset or "", tuple(facts), incident,
+    )  # fmt: skip
+
+
+def matter_of_incident(incident: str, alerts: Sequence[Alert], titles: Sequence[Words], area: Area) -> Matter:
+    """An incident as what a chain is about: its worst alert's instruction, and what happens to all of them."""
+    worst = max(alerts, key=lambda alert: (alert.peak_level, -alert.raised_at))
+    events = list(dict.fromkeys(titles))
+    title = Words("、".join(words.zh for words in events[:5]), ", ".join(words.en for words in events[:5]))
+    facts = [("level", ""), ("alerts", str(len(alerts)))]
+    facts += [("asset", name) for name in dict.fromkeys(a.asset for a in alerts if a.asset)][:MOST_ASSETS]
+    return Matter(
+        incident, title, tuple(dict.fromkeys(alert.domain for alert in alerts)), area,
+        Words(worst.instruction_zh, worst.instruction_en), worst.sensor or worst.asset or "", tuple(facts), incident,
     )  # fmt: skip
 
 

@@ -307,11 +307,11 @@ class Notifier:
                 found = store.one(connection, given["id"])
             return found or {}
 
-    def retry(self, id_: str, key: str | None, route: str) -> dict[str, Any]:
+    def retry(self, id_: str, by: str | None, key: str | None, route: str) -> dict[str, Any]:
         """Let a dead delivery go again. Raises `NotFound`, `Conflict`."""
 
         def work() -> dict[str, Any]:
-            found = store.retry(connection, id_, self._clock())
+            found = store.retry(connection, id_, by, self._clock())
             if found is None:
                 raise NotFound(f"no delivery {id_} / 没有投递 {id_}")
             state, given = found

@@ -23,6 +23,10 @@ NOW: Micros = 1_790_215_200 * SECOND
 LEVELS = {"blue": 1, "yellow": 2, "orange": 3, "red": 4}
 ACTIVE, SEEN = AlertState.ACTIVE_UNACKNOWLEDGED, AlertState.ACTIVE_ACKNOWLEDGED
 OVER = AlertState.CLEARED_UNACKNOWLEDGED
+INCIDENTS = (
+    "create table if not exists incident_alerts (alert_id text primary key, incident text not null,"
+    " raised_at timestamptz not null, facts jsonb not null)"
+)
 HOOK = 'type = "webhook"\nurl = "http://127.0.0.1:9/"\n'
 PLAN = f"""
 wait = "10s"
@@ -171,17 +175,17 @@ def test_what_was_over_before_it_was_told_is_told_all_the_same(town: Town) -> No
 
 
 def test_forty_alerts_of_an_incident_are_one_message_and_more_of_it_wait_for_the_interval(town: Town) -> None:
-    town.connection.execute("create table incident_alerts (alert_id text, incident text)")
+    town.connection.execute(INCIDENTS)
     town.plan()
     for n in range(40):
         town.tell(f"a{n:02}")
-        town.connection.execute("insert into incident_alerts values (%s, 'i-1')", (f"a{n:02}",))
+        town.connection.execute("insert into incident_alerts values (%s, 'i-1', now(), '{}')", (f"a{n:02}",))
     town.go(30 * SECOND)
     assert [(receiver, kind, len(ids)) for receiver, kind, ids in town.told()] == [("desk", "alert", 40)]
     assert town.row()["incident"] == "i-1"
     for n in range(40, 60):
         town.tell(f"a{n:02}")
-        town.connection.execute("insert into incident_alerts values (%s, 'i-1')", (f"a{n:02}",))
+        town.connection.execute("insert into incident_alerts values (%s, 'i-1', now(), '{}')", (f"a{n:02}",))
         town.go(10 * SECOND)
     assert len(town.told()) == 1
     town.go(3 * MINUTE)

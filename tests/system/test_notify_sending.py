@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import paho.mqtt.client as paho
+import psycopg
 import pytest
 from lxml import etree
 from paho.mqtt.enums import CallbackAPIVersion
@@ -37,6 +38,10 @@ detector = "threshold"
 levels = { yellow = 15, red = 40 }
 instruction = { zh = "封闭道路", en = "Close the road" }
 """
+INCIDENTS = (
+    "create table if not exists incident_alerts (alert_id text primary key, incident text not null,"
+    " raised_at timestamptz not null, facts jsonb not null)"
+)
 HURRY = 'wait = "0s"\ninterval = "0s"\n'
 
 
@@ -148,9 +153,11 @@ def test_what_never_arrives_is_a_dead_letter_goes_to_the_fallback_and_can_be_sen
     assert city.stats()["notify_dead"] == 2
     bad.answers = [200]
     id_ = by_receiver["bad"]["id"]
-    again = [city.post(f"/deliveries/{id_}/retry", headers={"Idempotency-Key": "k"}) for _ in range(2)]
+    key = {"Idempotency-Key": "k"}
+    again = [city.post(f"/deliveries/{id_}/retry", {"by": "li"}, headers=key) for _ in range(2)]
     assert [answer.status_code for answer in again] == [200, 200]
     until(lambda: city.get(f"/deliveries/{id_}")["state"] == "sent")
+    assert city.get(f"/deliveries/{id_}")["reason"] == "tried again by li"
     assert bad.seen[-1].headers["webhook-id"] == id_
     assert city.post(f"/deliveries/{id_}/retry").status_code == 409
     assert city.post("/deliveries/none/retry").status_code == 404
@@ -193,7 +200,8 @@ def test_nothing_is_lost_or_given_another_id_when_the_service_is_killed_while_it
     hook.hold.set()
     first = hook.seen[0].headers["webhook-id"]
     city.start()
-    until(lambda: not deliveries(city, state="waiting") and len(deliveries(city, state="sent")) == 30)
+    until(lambda: len({a for one in deliveries(city, state="sent") for a in one["alerts"]}) == 30)
+    assert {one["state"] for one in deliveries(city)} == {"sent"}
     ids = [request.headers["webhook-id"] for request in hook.seen]
     assert set(ids) == {one["id"] for one in deliveries(city)}
     assert {n: ids.count(n) for n in set(ids) if ids.count(n) > 1} == {first: 2}
@@ -286,7 +294,7 @@ def test_a_chat_that_takes_few_messages_is_told_of_a_storm_in_few(city: Cimtwin,
     assert len(hook.seen) <= 20
     assert all(request.json["msgtype"] == "markdown" for request in hook.seen)
     assert "sign=" in hook.seen[0].path
-    assert city.stats()["notify_sent"] == 30
+    assert city.stats()["notify_sent"] == len(deliveries(city, state="sent"))
 
 
 def test_the_plan_is_put_shown_without_secrets_and_refused_whole(
@@ -350,6 +358,26 @@ def test_an_alert_is_shown_as_cap(city: Cimtwin) -> None:
     assert first.findtext("c:status", namespaces=space) == "Test"
     assert httpx.get(f"{city.url}/api/v1/alerts/{alert['id']}/cap?number=3").status_code == 404
     assert httpx.get(f"{city.url}/api/v1/alerts/none/cap").status_code == 404
+
+
+def test_an_incident_is_one_chain_as_cap(city: Cimtwin, database_url: str) -> None:
+    flood(city, 1, 2)
+    until(lambda: city.stats()["alerts_active"] == 2)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(INCIDENTS)
+        for alert in city.get("/alerts")["items"]:
+            connection.execute(
+                "insert into incident_alerts values (%s, 'i 1', now(), '{}')"
+                " on conflict (alert_id) do update set incident = excluded.incident",
+                (alert["id"],),
+            )
+    answer = httpx.get(f"{city.url}/api/v1/incidents/i 1/cap")
+    assert answer.headers["x-cap-messages"] == "2"
+    root = etree.fromstring(answer.content)
+    space = {"c": root.nsmap[None]}
+    assert root.findtext("c:msgType", namespaces=space) == "Update"
+    assert root.findtext("c:incidents", namespaces=space) == "i 1"
+    assert httpx.get(f"{city.url}/api/v1/incidents/none/cap").status_code == 404
 
 
 def test_an_alert_of_a_replay_is_an_exercise_as_cap(city: Cimtwin) -> None:

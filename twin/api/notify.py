@@ -71,6 +71,12 @@ class Test(BaseModel):
     receiver: str = Field(examples=["desk"], min_length=1, max_length=64)
 
 
+class Retry(BaseModel):
+    """Who lets a delivery go again."""
+
+    by: str | None = Field(None, min_length=1, max_length=200, examples=["li.wei"])
+
+
 def router(service: ServiceView) -> APIRouter:
     routes = APIRouter(tags=["通知 notify"])
 
@@ -189,11 +195,14 @@ def router(service: ServiceView) -> APIRouter:
         responses=example(DELIVERY | {"state": "waiting", "attempts": 0})
         | _404
         | {409: {"description": "未被放弃 / it is not dead"}},
+        openapi_extra=json_request(Retry, {"by": "li.wei"}, required=False),
     )
     async def retry(id: Annotated[str, Path(max_length=200)], request: Request, key: Key = None) -> Response:
         if "\0" in id:
             raise NotFound(f"no delivery {id} / 没有投递 {id}")
+        given = await json_model(request, Retry) if (await request.body()).strip() else Retry(by=None)
+        by = text_field({"by": given.by}, "by")
         again = await once(request, key)
-        return json_answer(await run_in_threadpool(service.notifier.retry, id, key, again.route if again else ""))
+        return json_answer(await run_in_threadpool(service.notifier.retry, id, by, key, again.route if again else ""))
 
     return routes

@@ -171,6 +171,14 @@ def incidents(connection: Connection, ids: Iterable[str]) -> dict[str, str]:
     )
 
 
+async def alerts_of_incident(reader: Reader, incident: str) -> list[str]:
+    """The alerts that an incident joins; none where there is no such incident."""
+    if "\0" in incident or not (await reader.ask("select to_regclass('incident_alerts') is not null"))[0][0]:
+        return []
+    found = await reader.ask("select alert_id from incident_alerts where incident = %s order by 1", (incident,))
+    return [row[0] for row in found]
+
+
 # Deliveries
 
 _DELIVERY: Final = (
@@ -356,15 +364,16 @@ def numbers(connection: Connection) -> dict[str, int]:
     return {state: int(number) for state, number in found}
 
 
-def retry(connection: Connection, id_: str, at: Micros) -> tuple[str, dict[str, Any]] | None:
+def retry(connection: Connection, id_: str, by: str | None, at: Micros) -> tuple[str, dict[str, Any]] | None:
     """Let a dead delivery go again. The state it was in, and the delivery; None where there is none."""
     row = connection.execute("select state from deliveries where id = %s for update", (id_,)).fetchone()
     if row is None:
         return None
     if row[0] == "dead":
         connection.execute(
-            "update deliveries set state = 'waiting', attempts = 0, next_at = %s, changed_at = %s where id = %s",
-            (rows.moment(at), rows.moment(at), id_),
+            "update deliveries set state = 'waiting', attempts = 0, next_at = %s, changed_at = %s,"
+            " reason = coalesce('tried again by ' || %s::text, reason) where id = %s",
+            (rows.moment(at), rows.moment(at), by, id_),
         )
     return row[0], one(connection, id_) or {}
 

@@ -201,19 +201,19 @@ class Notifier:
         if not events and not store.is_anything_due(connection, at):
             return self._sender_is_due if refreshed else None
         ids = list(dict.fromkeys(event.alert_id for event in events))
-        watched = store.watched(connection, ids, at + TOGETHER)
+        watched = store.watched(connection, ids, at, at + TOGETHER)
         facts = self._facts(connection, {*ids, *watched})
         begun = {event.alert_id for event in events if event.transition == "raised"}
         for id_ in ids:
             self._note(plan, watched, facts, id_, id_ in begun, at)
-        held = store.held(connection)
-        missing = {id_ for row in held for id_ in row.alerts} - facts.keys()
-        if missing:
-            facts |= self._facts(connection, missing)
         keys = {w.group for w in watched.values()}
         for id_ in watched.keys() & facts.keys():
             route = next(iter(routes_of(plan, facts[id_], max(1, facts[id_].alert.level))), None)
             keys.add(group_of(route, facts[id_]))
+        held = store.held(connection, at, list(watched), sorted(keys))
+        missing = {id_ for row in held for id_ in row.alerts} - facts.keys()
+        if missing:
+            facts |= self._facts(connection, missing)
         reached = store.reached(connection, [*watched, *missing])
         pending = [w.alert for w in watched.values() if w.due_at is not None]
         standing = Standing(facts, reached, held, store.groups(connection, sorted(keys), pending))

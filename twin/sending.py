@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from alerts.notify.calls import Answer, HttpCall, Letter, Publication
 from alerts.notify.channels import CHANNELS, answer
 from alerts.notify.notice import Notice
-from alerts.notify.plan import ENVIRONMENT, Receiver
+from alerts.notify.plan import ENVIRONMENT, SECRETS, Receiver
 from ingest.mqtt import Publisher
 from twin.model import SECOND, Micros
 
@@ -44,23 +44,39 @@ def _resolved(value: Any, environ: Mapping[str, str]) -> Any:
     return found.strip()
 
 
+def _scrubbed(answer_: Answer, receiver: Receiver) -> Answer:
+    """The answer without the receiver's secrets, which errors repeat."""
+    text = answer_.text
+    for key in SECRETS[receiver.type]:
+        value = receiver.options.get(key)
+        for secret in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(secret, str) and secret:
+                parts = urlsplit(secret) if "://" in secret else None
+                for part in (secret, parts and parts.query, parts and parts.path, parts and parts.password):
+                    text = text.replace(part, "***") if part and len(part) > 3 else text
+    return replace(answer_, text=text)
+
+
 def deliver(receiver: Receiver, notice: Notice, id_: str, at: Micros, own_broker: str) -> Answer:
     """Send a notice to a receiver under a delivery's id, and say how it went. Never raises for what the far side or the
     network does. `own_broker`: the service's, for MQTT receivers that name none."""
     try:
         ready = resolved(receiver)
+    except NoVariable as missing:
+        return Answer(False, True, str(missing))
+    try:
         call = CHANNELS[receiver.type](notice, ready, id_, at)
         timeout_s = receiver.timeout / SECOND
         if isinstance(call, HttpCall):
-            return _request(call, receiver.type, timeout_s, ready.options.get("ca"))
-        if isinstance(call, Letter):
-            return _mail(call, ready, timeout_s)
-        return _publish(call, ready.options.get("broker") or own_broker, timeout_s)
-    except NoVariable as missing:
-        return Answer(False, True, str(missing))
+            given = _request(call, receiver.type, timeout_s, ready.options.get("ca"))
+        elif isinstance(call, Letter):
+            given = _mail(call, ready, timeout_s)
+        else:
+            given = _publish(call, ready.options.get("broker") or own_broker, timeout_s)
     except (OSError, http.client.HTTPException, ValueError) as error:
         # OSError: also what smtplib raises, TLS, names that do not resolve, time limits.
-        return Answer(False, True, f"{type(error).__name__}: {error}"[:500])
+        given = Answer(False, True, f"{type(error).__name__}: {error}"[:500])
+    return _scrubbed(given, ready)
 
 
 def _context(ca: str | None) -> ssl.SSLContext:

@@ -19,11 +19,11 @@ from typing import Any, Final
 
 from alerts.notify.notice import Notice, is_active, worst_first
 from alerts.notify.plan import Plan, Receiver, Route
-from twin.model import LEVELS, MINUTE, SECOND, Alert, AlertState, Level, Micros
+from twin.model import HOUR, LEVELS, MINUTE, Alert, AlertState, Level, Micros
 from twin.telling import Delivery, Group, HeldBack, Watched
 
 HELD: Final = frozenset({"shelved", "suppressed", "out_of_service", "chattering"})
-LOOK_AGAIN: Final = 15 * SECOND  # at what is held: the end of a hold is an event, so this is for safety only
+LOOK_AGAIN: Final = HOUR  # at what is held: the end of a hold is an event, so this is for safety only
 TOGETHER: Final = MINUTE  # escalations and repetitions of a group that are due so close are one notice
 MOST_ALERTS: Final = 500  # in one notice; more are several
 CLEARED_WHILE: Final = "cleared while held back / 保留期间已解除"
@@ -231,7 +231,7 @@ class _Desk:
             if news(w, facts.alert) is None:
                 self.settled[w.group] += w.told_active and w.due_at is not None
                 w.changed_at = w.due_at = None
-            else:
+            elif w.due_at is not None or not holds_of(facts.alert):
                 if w.due_at is None:
                     w.due_at = self.at
                 route = next(iter(routes_of(self.plan, facts, _level(facts.alert))), None)
@@ -323,7 +323,7 @@ class _Desk:
     def _hold(self, group: str, w: Watched) -> None:
         """Write down what would have been sent, and look again later."""
         reason = ", ".join(holds_of(self.standing.facts[w.alert].alert))
-        w.due_at = self.at + LOOK_AGAIN
+        w.due_at = None
         receivers, people = self._receivers(w)
         if not receivers:
             return
@@ -424,7 +424,10 @@ class _Desk:
     def _look_at_held(self) -> None:
         """Let go what quiet hours held back, and let lapse what ended while it was held."""
         for row in self.standing.held:
-            if row.id in self.used or row.receiver not in self.plan.receivers:
+            if row.id in self.used:
+                continue
+            if row.receiver not in self.plan.receivers:
+                self.result.lapsed.append((row.id, "there is no such receiver any more / 接收端已不存在"))
                 continue
             facts = {id_: self.standing.facts[id_] for id_ in row.alerts if id_ in self.standing.facts}
             active = [id_ for id_ in row.alerts if id_ in facts and facts[id_].alert.state.is_active]

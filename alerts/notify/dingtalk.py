@@ -14,7 +14,7 @@ from urllib.parse import quote_plus
 import orjson
 
 from alerts.notify.calls import Answer, HttpCall, of_code
-from alerts.notify.notice import Notice, cut, fitted, lines, title
+from alerts.notify.notice import Notice, cut, fitted, lines, plain, title
 from alerts.notify.plan import Receiver
 from twin.model import Micros
 
@@ -33,12 +33,12 @@ def signed(url: str, secret: str, at: Micros) -> str:
 
 
 def render(notice: Notice, receiver: Receiver, id_: str, at: Micros) -> HttpCall:
-    head = cut(title(notice, receiver.language), 800)
+    head = cut(title(notice, receiver.language, plain), 800)
     mobiles = [person["mobile"] for person in notice.people if person.get("mobile")]
     called = " ".join(f"@{mobile}" for mobile in mobiles)  # only who stands in the text, too, is called
     text = f"### {head}\n\n" + (f"{called}\n\n" if called else "")
     # Markdown joins lines, so each one ends with two spaces.
-    parts = (line + "  " for line in lines(notice, receiver.language))
+    parts = (line + "  " for line in lines(notice, receiver.language, plain))
     text += fitted(parts, MAX_BYTES - len(text.encode()), receiver.language)
     body = {
         "msgtype": "markdown",

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from alerts.notify.calls import Answer, HttpCall, of_code
-from alerts.notify.notice import Notice, cut, fitted, lines, title
+from alerts.notify.notice import Notice, cut, fitted, lines, plain, title
 from alerts.notify.plan import Receiver
 from twin.model import SECOND, Micros
 
@@ -30,8 +30,8 @@ def sign(secret: str, timestamp: int) -> str:
 
 def render(notice: Notice, receiver: Receiver, id_: str, at: Micros) -> HttpCall:
     template = "green" if notice.is_resolved else "grey" if notice.kind == "test" else notice.level
-    text = fitted(lines(notice, receiver.language), MAX_BYTES, receiver.language)
-    head = cut(title(notice, receiver.language), 800)
+    text = fitted(lines(notice, receiver.language, plain), MAX_BYTES, receiver.language)
+    head = cut(title(notice, receiver.language, plain), 800)
     body: dict[str, Any] = {
         "msg_type": "interactive",
         "card": {

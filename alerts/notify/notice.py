@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ _KIND_EN: Final = {
     "update": "update", "resolved": "RESOLVED", "escalation": "NOT ACKNOWLEDGED", "repeat": "still not acknowledged",
     "test": "TEST",
 }  # fmt: skip
+Clean = Callable[[str], str]
 INSTRUCTIONS: Final = 3  # shown of one notice
 # What would be markup or a mention in a chat is shown as its full-width twin.
 _PLAIN: Final = str.maketrans({"<": "＜", ">": "＞", "[": "［", "]": "］", "`": "｀", "*": "＊", "_": "＿", "#": "＃"})
@@ -86,7 +87,7 @@ def joined(notices: Sequence[Notice]) -> Notice:
 
 def plain(text: str) -> str:
     """A text in which nothing is markup, on one line."""
-    return " ".join(text.translate(_PLAIN).split())
+    return line(text.translate(_PLAIN))
 
 
 def when(at: Micros, zone: str) -> str:
@@ -95,17 +96,22 @@ def when(at: Micros, zone: str) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} {moment:%z}"
 
 
-def title(notice: Notice, language: str) -> str:
-    """The headline, in one language or in both."""
+def line(text: str) -> str:
+    """A text on one line."""
+    return " ".join(text.split())
+
+
+def title(notice: Notice, language: str, clean: Clean = line) -> str:
+    """The headline, in one language or in both; `clean` is what is done to texts from elsewhere."""
     if language == "both":
-        return f"{title(notice, 'zh')} / {title(notice, 'en')}"
+        return f"{title(notice, 'zh', clean)} / {title(notice, 'en', clean)}"
     is_zh = language == "zh"
     kind = (_KIND_ZH if is_zh else _KIND_EN).get(notice.kind, "")
     if notice.kind == "test":
         return "【测试】cimtwin 通知测试" if is_zh else "TEST: notification from cimtwin"
     level = LEVEL_ZH[notice.level] if is_zh else notice.level.upper()
     number = len(notice.alerts)
-    first = plain(str(notice.alerts[0]["message"][language])) if number else ""
+    first = clean(str(notice.alerts[0]["message"][language])) if number else ""
     if is_zh:
         head = f"【{level}{kind or '报警'}】"
         return f"{head}{first}" if number == 1 else f"{head}{number} 条报警：{first}"
@@ -113,12 +119,12 @@ def title(notice: Notice, language: str) -> str:
     return f"{head} {first}" if number == 1 else f"{head} {number} alerts: {first}"
 
 
-def lines(notice: Notice, language: str) -> Iterator[str]:
+def lines(notice: Notice, language: str, clean: Clean = line) -> Iterator[str]:
     """What follows the headline, most important first; `language` zh or en, or both, the Chinese first."""
     if language == "both":
-        yield from lines(notice, "zh")
+        yield from lines(notice, "zh", clean)
         yield ""
-        yield from lines(notice, "en")
+        yield from lines(notice, "en", clean)
         return
     is_zh = language == "zh"
     if notice.kind == "test":
@@ -132,24 +138,24 @@ def lines(notice: Notice, language: str) -> Iterator[str]:
             else f"Nobody has acknowledged: escalated, stage {notice.stage}."
         )
     if notice.people:
-        names = "、".join(plain(person["name"]) for person in notice.people)
+        names = "、".join(clean(person["name"]) for person in notice.people)
         yield f"值班：{names}" if is_zh else f"On duty: {names}"
     if notice.incident:
         yield f"事件：{notice.incident}" if is_zh else f"Incident: {notice.incident}"
     for alert in notice.alerts:
-        yield "- " + _of_alert(alert, notice.zone, is_zh)
+        yield "- " + _of_alert(alert, notice.zone, is_zh, clean)
     if notice.active and notice.kind in ("update", "resolved"):
         yield f"同组仍有 {notice.active} 条活动报警。" if is_zh else f"{notice.active} of the group still active."
     said: dict[str, None] = {}
     for alert in notice.alerts:
         if is_active(alert) and alert["instruction"][language]:
-            said.setdefault(plain(str(alert["instruction"][language])))
+            said.setdefault(clean(str(alert["instruction"][language])))
     for instruction in list(said)[:INSTRUCTIONS]:
         yield f"处置：{instruction}" if is_zh else f"Do: {instruction}"
 
 
-def _of_alert(alert: Mapping[str, Any], zone: str, is_zh: bool) -> str:
-    text = plain(str(alert["message"]["zh" if is_zh else "en"]))
+def _of_alert(alert: Mapping[str, Any], zone: str, is_zh: bool, clean: Clean) -> str:
+    text = clean(str(alert["message"]["zh" if is_zh else "en"]))
     raised = when(parse_time(alert["raised_at"]), zone)
     if is_active(alert):
         return f"{text}（发生于 {raised}）" if is_zh else f"{text} (raised {raised})"

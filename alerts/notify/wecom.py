@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 
 from alerts.notify.calls import Answer, HttpCall, of_code
-from alerts.notify.notice import Notice, cut, fitted, lines, title
+from alerts.notify.notice import Notice, cut, fitted, lines, plain, title
 from alerts.notify.plan import Receiver
 from twin.model import Micros
 
@@ -21,8 +21,8 @@ _BUSY: Final = {45009: 60.0, 45033: 60.0, -1: 0.0}
 
 def render(notice: Notice, receiver: Receiver, id_: str, at: Micros) -> HttpCall:
     colour = "info" if notice.is_resolved else _COLOUR[notice.level]
-    head = f'**<font color="{colour}">{cut(title(notice, receiver.language), 800)}</font>**\n'
-    text = head + fitted(lines(notice, receiver.language), MAX_BYTES - len(head.encode()), receiver.language)
+    head = f'**<font color="{colour}">{cut(title(notice, receiver.language, plain), 800)}</font>**\n'
+    text = head + fitted(lines(notice, receiver.language, plain), MAX_BYTES - len(head.encode()), receiver.language)
     body = {"msgtype": "markdown", "markdown": {"content": text}}
     return HttpCall(receiver.options["url"], {"Content-Type": "application/json"}, orjson.dumps(body))
 

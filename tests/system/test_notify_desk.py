@@ -11,7 +11,7 @@ import pytest
 
 from twin.model import HOUR, MINUTE, SECOND, Alert, AlertEvent, AlertState, Counts, Micros, Outcome, Readings
 from twin.notifying import Notifier
-from twin.store import following
+from twin.store import following, rows
 from twin.store import notify as store
 from twin.store.migrate import migrate
 from twin.store.writer import Writer
@@ -91,7 +91,7 @@ class Town:
         self.writer.commit(Outcome(Readings.empty(), Counts(), alerts=[alert], events=[event]))
 
     def go(self, span: Micros = 0) -> None:
-        """Let time pass, in steps of a second at first, and have it decided."""
+        """Let time pass, and have decided whatever falls due in it, a minute at a time at most."""
         end = self.at + span
         while True:
             with self.connection.transaction():
@@ -101,7 +101,12 @@ class Town:
                     following.done(self.connection, "notify", events[-1].seq)
             if self.at >= end:
                 return
-            self.at = min(end, self.at + (SECOND if span <= MINUTE else 10 * SECOND))
+            row = self.connection.execute(
+                "select least((select min(next_at) from notify_watched),"
+                " (select min(next_at) from deliveries where state = 'held'))"
+            ).fetchone()
+            due = (row and rows.instant(row[0])) or end
+            self.at = min(end, max(due, self.at + SECOND), self.at + MINUTE)
 
     def told(self, *states: str) -> list[tuple[str, str, list[str]]]:
         """`(receiver, kind, alerts)` of the deliveries in these states (default: all), in order."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import email
 import email.policy
 import json
+import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +22,7 @@ from lxml import etree
 from paho.mqtt.enums import CallbackAPIVersion
 
 from alerts.notify.webhook import signature
-from tests.conftest import Cimtwin, until
+from tests.conftest import Cimtwin, empty_database, until
 from tests.far_side import Hook, Mailbox
 
 pytestmark = pytest.mark.system
@@ -327,8 +329,16 @@ def test_the_plan_is_put_shown_without_secrets_and_refused_whole(
     assert hook.seen[0].headers["webhook-signature"] == expected
 
 
+def test_an_error_does_not_repeat_a_secret(city: Cimtwin) -> None:
+    put(city, '[receiver.chat]\ntype = "wecom"\nurl = "http://127.0.0.1:9/send?key=geheim\u00e9"\n' + route("chat"))
+    given = city.post("/notify/test", {"receiver": "chat"}).json()
+    assert given["attempts"] == 1
+    assert given["last_error"]
+    assert "geheim" not in json.dumps(given)
+
+
 def test_the_first_plan_may_come_from_a_file_and_a_bad_one_ends_the_start_with_2(
-    cimtwin: Callable[..., Cimtwin], tmp_path: Path
+    cimtwin: Callable[..., Cimtwin], server_url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "notify.toml"
     file.write_text(webhook("desk", "http://127.0.0.1:9") + route("desk"), encoding="utf-8")
@@ -338,6 +348,17 @@ def test_the_first_plan_may_come_from_a_file_and_a_bad_one_ends_the_start_with_2
     file.write_text("nonsense = 1\n", encoding="utf-8")
     city.start()
     assert city.get("/notify")["receiver"].keys() == {"desk"}
+    with empty_database(server_url) as url:
+        environ = {**os.environ, **city.environ, "CIMTWIN_DATABASE_URL": url, "CIMTWIN_DATA_DIR": str(tmp_path / "b")}
+        environ |= {"CIMTWIN_HTTP": "127.0.0.1:0", "CIMTWIN_MQTT_LISTEN": "127.0.0.1:0"}
+        ended = subprocess.run([sys.executable, "-m", "twin", "serve"], env=environ, capture_output=True, timeout=60)
+    assert ended.returncode == 2
+    assert f"{file}, line 1, nonsense: unknown field" in ended.stderr.decode()
+    checked = subprocess.run(
+        [sys.executable, "-m", "twin", "check-notify", str(file)], capture_output=True, timeout=60, text=True
+    )
+    assert checked.returncode == 2
+    assert checked.stderr == f"cimtwin: {file}, line 1, nonsense: unknown field\n"
 
 
 def test_an_alert_is_shown_as_cap(city: Cimtwin) -> None:

@@ -81,12 +81,14 @@ def is_anything_due(connection: Connection, at: Micros) -> bool:
     return bool(row and row[0])
 
 
-def watched(connection: Connection, ids: Iterable[str], until: Micros) -> dict[str, Watched]:
-    """Those of these alerts that are watched, all with something pending, and all that are due by `until`."""
+def watched(connection: Connection, ids: Iterable[str], at: Micros, until: Micros) -> dict[str, Watched]:
+    """Those of these alerts that are watched, all with something pending, all that are due by `until`, and those of
+    deliveries that are held until `at`."""
     found = connection.execute(
-        f"select {', '.join(_WATCHED)} from notify_watched"
-        " where alert = any(%s) or due_at is not null or next_at <= %s order by alert".encode(),
-        (list(ids), rows.moment(until)),
+        f"select {', '.join(_WATCHED)} from notify_watched where alert = any(%s) or due_at is not null or next_at <= %s"
+        " or alert in (select unnest(alerts) from deliveries where state = 'held' and next_at <= %s)"
+        " order by alert".encode(),
+        (list(ids), rows.moment(until), rows.moment(at)),
     ).fetchall()
     return {
         id_: Watched(
@@ -200,13 +202,14 @@ def reached(connection: Connection, ids: Sequence[str]) -> dict[str, set[str]]:
     return found
 
 
-def held(connection: Connection) -> list[HeldBack]:
-    """Every delivery that is held back."""
+def held(connection: Connection, at: Micros, ids: Sequence[str], keys: Sequence[str]) -> list[HeldBack]:
+    """What is held back and due to be looked at, or of these alerts or groups."""
     return [
         HeldBack(id_, receiver, kind, stage, group, tuple(several), rows.instant(next_at))
         for id_, receiver, kind, stage, group, several, next_at in connection.execute(
             "select id, receiver, kind, (content->>'stage')::int, group_key, alerts, next_at from deliveries"
-            " where state = 'held' order by number"
+            " where state = 'held' and (next_at <= %s or alerts && %s or group_key = any(%s)) order by number",
+            (rows.moment(at), list(ids), list(keys)),
         )
     ]
 

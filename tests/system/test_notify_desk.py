@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -316,19 +317,66 @@ def test_a_roster_sends_to_who_is_on_duty_then(town: Town) -> None:
 
 
 def test_routes_look_at_domain_tenant_area_and_box_and_go_on_where_told(town: Town) -> None:
-    hooks = "".join(f"[receiver.{name}]\n{HOOK}" for name in "abcdef")
+    hooks = "".join(f"[receiver.{name}]\n{HOOK}" for name in "abcdefg")
     town.plan(
         hooks
         + '[[route]]\nwhere = { domain = "gas" }\nreceivers = ["a"]\n'
         '[[route]]\nwhere = { domain = ["drainage"], tenant = "t" }\nreceivers = ["b"]\ncontinue = true\n'
         '[[route]]\nbox = [113, 22, 115, 23]\nreceivers = ["c"]\ncontinue = true\n'
+        '[[route]]\nwhere = { area = "福田区/莲花街道" }\nreceivers = ["g"]\ncontinue = true\n'
         '[[route]]\nbox = [0, 0, 1, 1]\nreceivers = ["d"]\n'
         '[[route]]\nwhere = { rule = "ponding" }\nreceivers = ["e"]\n'
         '[[route]]\nreceivers = ["f"]\n'
     )  # fmt: skip
+    town.connection.execute(
+        "with a as (insert into assets (id) values ('井-x') returning key)"
+        " insert into asset_versions (asset, id, tenant, area) select key, '井-x', 't', '福田区/莲花街道/0101' from a"
+    )
     town.tell("x")
     town.go(MINUTE)
-    assert sorted(receiver for receiver, _, _ in town.told()) == ["b", "c", "e"]
+    assert sorted(receiver for receiver, _, _ in town.told()) == ["b", "c", "e", "g"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_no_alert_is_forgotten_and_who_was_told_hears_the_end(town: Town, seed: int) -> None:
+    chance = random.Random(seed)
+    night = '[quiet.noon]\nfrom = "11:00"\nto = "13:00"\n'
+    town.plan(PLAN.replace("[receiver.desk]\n", '[receiver.desk]\nquiet = "noon"\n') + night)
+    for _ in range(120):
+        id_ = f"a{chance.randrange(12)}"
+        alert = town.alerts.get(id_)
+        if alert is None or alert.state is not AlertState.CLEARED:
+            words = ["acknowledged", "escalated", "cleared", "held", "unheld"]
+            what = "raised" if alert is None else chance.choice(words)
+            flags = {"held": ("shelved",), "unheld": ()}.get(what, alert.flags if alert else ())
+            if what == "raised" and chance.random() < 0.3:
+                flags = ("suppressed",)
+            is_over = what == "cleared" or (alert is not None and not alert.state.is_active)
+            more = {"state": AlertState.CLEARED} if is_over else {}
+            level = chance.choice(["blue", "yellow", "red"]) if what in ("raised", "escalated") else ""
+            town.tell(id_, what, level, flags=flags, **more)
+        town.go(chance.choice([0, 5 * SECOND, MINUTE, 10 * MINUTE]))
+        if chance.random() < 0.3:
+            town.sent()
+    for id_, alert in town.alerts.items():
+        if alert.state is not AlertState.CLEARED:
+            town.tell(id_, "unheld", flags=())
+    town.go(3 * HOUR)
+    for id_, alert in town.alerts.items():
+        if alert.state is not AlertState.CLEARED:
+            town.tell(id_, "cleared", state=AlertState.CLEARED)
+    town.go(HOUR)
+    assert town.told("held") == []
+    with psycopg.connect(town.dsn) as connection:
+        rows_ = connection.execute("select receiver, state, alerts, content from deliveries order by number").fetchall()
+        assert connection.execute("select count(*) from notify_watched").fetchone() == (0,)
+    for id_ in town.alerts:
+        told = [(receiver, state, content) for receiver, state, ids, content in rows_ if id_ in ids]
+        assert told, id_
+        for receiver in {receiver for receiver, state, _ in told if state != "lapsed"}:
+            last = [content for name, state, content in told if name == receiver and state != "lapsed"][-1]
+            (shown,) = [alert for alert in last["alerts"] if alert["id"] == id_]
+            assert shown["state"] == "cleared", (id_, receiver)
 
 
 def test_an_alert_that_no_route_takes_is_counted(town: Town) -> None:

@@ -13,17 +13,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import paho.mqtt.client as paho
 import psycopg
 import pytest
+import shapely
 from lxml import etree
 from paho.mqtt.enums import CallbackAPIVersion
 
 from alerts.notify.webhook import signature
 from tests.conftest import Cimtwin, empty_database, until
 from tests.far_side import Hook, Mailbox
+from twin.demo.run import import_district
 
 pytestmark = pytest.mark.system
 
@@ -44,6 +47,7 @@ INCIDENTS = (
     "create table if not exists incident_alerts (alert_id text primary key, incident text not null,"
     " raised_at timestamptz not null, facts jsonb not null)"
 )
+WHERE = 'where = { tag = ["x", "underpass"], kind = "drainage.ponding_depth", tenant = "default" }'
 HURRY = 'wait = "0s"\ninterval = "0s"\n'
 
 
@@ -108,7 +112,9 @@ def test_a_receiver_that_fails_first_gets_each_alert_once_under_one_id_and_signe
 ) -> None:
     hook = open_(Hook(503, 500, 200))
     headers = 'headers = { Authorization = "env:CIMTWIN_NOTIFY_TOKEN" }'
-    put(city, HURRY + webhook("desk", f"{hook.url}/in?a=b", f'secret = "s3cret"\n{headers}') + route("desk"))
+    put(
+        city, HURRY + webhook("desk", f"{hook.url}/in?a=b", f'secret = "s3cret"\n{headers}') + route("desk", more=WHERE)
+    )
     flood(city, 1)
     until(lambda: deliveries(city, state="sent"))
     (sent,) = deliveries(city)
@@ -249,6 +255,19 @@ def test_mail_goes_out_over_tls_with_a_password_and_one_refused_recipient_does_n
     assert "封闭道路" in parsed.get_content()
 
 
+def test_a_webhook_is_called_over_tls_only_where_its_certificate_is_trusted(
+    city: Cimtwin, open_: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    pair = certificate(tmp_path)
+    hook = open_(Hook(200, certificate=pair))
+    put(city, webhook("known", hook.url, f'ca = "{pair[0]}"') + webhook("unknown", hook.url) + route("known"))
+    assert city.post("/notify/test", {"receiver": "known"}).json()["state"] == "sent"
+    refused = city.post("/notify/test", {"receiver": "unknown"}).json()
+    assert (refused["state"], refused["attempts"] > 0) == ("waiting", True)
+    assert "certificate" in refused["last_error"]
+    assert len(hook.seen) == 1
+
+
 def test_a_wrong_mail_password_is_said_at_once(city: Cimtwin, open_: Callable[[Any], Any]) -> None:
     box = open_(Mailbox(None, "twin", "p4ss"))
     put(
@@ -379,6 +398,33 @@ def test_an_alert_is_shown_as_cap(city: Cimtwin) -> None:
     assert first.findtext("c:status", namespaces=space) == "Test"
     assert httpx.get(f"{city.url}/api/v1/alerts/{alert['id']}/cap?number=3").status_code == 404
     assert httpx.get(f"{city.url}/api/v1/alerts/none/cap").status_code == 404
+
+
+def test_the_area_of_a_cap_message_holds_the_asset_or_what_lies_upstream_of_it(
+    city: Cimtwin, database_url: str
+) -> None:
+    import_district(database_url, "demo")
+    city.put_sensors("device,property,kind,asset\nwell,level,drainage.level,雨水井1-03\n")
+    city.put_rules(RULES.replace("drainage.ponding_depth", "drainage.level"))
+    city.publish(("cim/v1/default/well/telemetry", {"ts": START_MS, "values": {"level": 20}}))
+    (alert,) = until(lambda: city.get("/alerts")["items"])
+
+    def area(which: str) -> Any:
+        answer = httpx.get(f"{city.url}/api/v1/alerts/{alert['id']}/cap", params={"area": which}, timeout=30)
+        root = etree.fromstring(answer.content)
+        space = {"c": root.nsmap[None]}
+        ring = root.findtext("c:info/c:area/c:polygon", namespaces=space)
+        if ring is None:
+            around = root.findtext("c:info/c:area/c:circle", namespaces=space).split()[0]
+            return shapely.Point([float(v) for v in around.split(",")][::-1])
+        return shapely.Polygon([[float(v) for v in pair.split(",")][::-1] for pair in ring.split()])
+
+    trace = city.get(f"/assets/{quote(alert['asset'], safe='')}/trace", direction="upstream")["items"]
+    places = [city.get(f"/assets/{quote(item['asset'], safe='')}") for item in trace]
+    assert len(places) > 3
+    assert all(area("upstream").contains(shapely.Point(one["lon"], one["lat"])) for one in places)
+    assert area("asset").distance(shapely.Point(places[0]["lon"], places[0]["lat"])) < 1e-4
+    assert area("asset").area < area("upstream").area
 
 
 def test_an_incident_is_one_chain_as_cap(city: Cimtwin, database_url: str) -> None:

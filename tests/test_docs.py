@@ -20,6 +20,7 @@ import pytest
 import typer
 
 from alerts.composition import Composition, Group, Member
+from alerts.notify.plan import NEEDS, parse_plan
 from alerts.packs import default_text
 from alerts.parameters import Accumulating, Drifting, Nightly, Seasonal
 from alerts.rules import FIELDS, Rule, parse_rules
@@ -33,6 +34,7 @@ from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, Micros, RawMessage, Re
 from twin.rule_tests import read_tests, run
 from twin.sensors import parse_sensors_csv
 from twin.settings import SECRETS, URLS, Settings, load, variable_of
+from twin.telling import STATES
 from twin.units import load_kinds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +42,7 @@ PAIRS = [
     ("README.md", "README.zh.md"),
     *((f"docs/{name}.md", f"docs/zh/{name}.md") for name in
       ("start", "import-a-model", "city-model", "survey-tables", "page", "replay", "concepts", "connect-a-device",
-       "write-a-rule", "manage-rules", "incidents", "detection", "holds", "operate")),
+       "write-a-rule", "manage-rules", "incidents", "detection", "holds", "notify", "operate")),
 ]  # fmt: skip
 PAGES = [page for pair in PAIRS for page in pair]
 KINDS = load_kinds()
@@ -350,7 +352,7 @@ def test_every_variable_named_exists() -> None:
     known = set(variables()) | {f"{variable_of(name)}_FILE" for name in SECRETS | URLS.keys()} | {"CIMTWIN_CONFIG"}
     compose = set(re.findall(r"^#?(CIMTWIN_\w+)=", text_of(".env.example"), re.MULTILINE))
     for page in PAGES:
-        for variable in re.findall(r"CIMTWIN_[A-Z_]*[A-Z]", text_of(page)):
+        for variable in re.findall(r"CIMTWIN_(?!NOTIFY_)[A-Z_]*[A-Z]", text_of(page)):
             assert variable in known | compose, f"{page}: {variable}"
 
 
@@ -367,12 +369,29 @@ def test_every_setting_is_in_the_table_with_its_default(page: str) -> None:
         assert f"`{variable_of(name)}_FILE`" in text_of(page)
 
 
-@pytest.mark.parametrize("block", [b for b in of_language("toml") if "[[rule]]" not in b.text], ids=str)
+@pytest.mark.parametrize(
+    "block", [b for b in of_language("toml") if "[[rule]]" not in b.text and b.info != "toml notify"], ids=str
+)
 def test_every_settings_file_shown_loads(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "cimtwin.toml"
     file.write_text(block.text, encoding="utf-8")
     assert tomllib.loads(block.text)
     load({}, {}, file)
+
+
+@pytest.mark.parametrize("block", [b for b in of_language("toml") if b.info == "toml notify"], ids=str)
+def test_every_notification_plan_shown_is_taken(block: Block) -> None:
+    parse_plan(block.text)
+
+
+@pytest.mark.parametrize("page", ["docs/notify.md", "docs/zh/notify.md"])
+def test_every_type_of_receiver_and_state_of_a_delivery_is_told(page: str) -> None:
+    text = text_of(page)
+    for kind, (needs, takes, _) in NEEDS.items():
+        (row,) = re.findall(rf"^\| `{kind}` \| .*$", text, re.MULTILINE)
+        assert all(f"`{name}`" in row for name in needs | takes)
+    for state in STATES:
+        assert f"\n| `{state}` |" in text
 
 
 # ---- routes

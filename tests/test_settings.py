@@ -64,6 +64,7 @@ def test_every_field_can_be_given_by_environment_and_by_file(tmp_path: Path) -> 
         "mqtt_user": ("water", "water"),
         "mqtt_password": ("口令 #1", "口令 #1"),
         "kinds": ("kinds.toml", Path("kinds.toml")),
+        "notify": ("notify.toml", Path("notify.toml")),
         "default_tenant": ("water", "water"),
         "inbox_bytes": ("2097152", 2 * 1024 * 1024),
         "log_level": ("error", "error"),

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -41,6 +42,7 @@ from twin.following import Follower
 from twin.live import Live
 from twin.model import DAY, HOUR, SECOND, Alert, AlertEvent, Micros, Readings, StoreUnavailable
 from twin.model_imports import ModelImports
+from twin.notifying import Notifier
 from twin.reach import Reach
 from twin.replays import Replays
 from twin.sensors import sensors_from_json
@@ -133,6 +135,7 @@ class Service:
         _calm_the_collector()
         for follower in self.followers:
             follower.start()
+        self.notifier.start()
         self.source.start()
         self.pipeline.start()
         self._spawn("upkeep", self._keep_up)
@@ -197,6 +200,9 @@ class Service:
         self.commands = Commands(
             pipeline, self.parse_rules, alert_json, lambda objects: sensors_from_json(objects, self.kinds)
         )
+        self.notifier = Notifier(self.database_url, lambda: self.clock(), lambda: self.mqtt_url)
+        self.notifier.begin(_named(settings.notify))
+        self.followers.append(self.notifier.follower)
         self.source = pipeline.source = self._make_source(inbox, standing.instance)
         self.desk = Desk(
             self.database_url,
@@ -387,6 +393,8 @@ class Service:
             follower.stop()
         if hasattr(self, "reach"):
             self.reach.stop()
+        if hasattr(self, "notifier"):
+            self.notifier.stop()
         for thread in self._threads:
             thread.join(15)
         if hasattr(self, "pipeline"):
@@ -535,6 +543,7 @@ class Service:
             "watches_without_limit": len(self.fitted.lacking),
             "uptime_s": round((now() - self.started_at) / SECOND, 3),
         }
+        result |= self.notifier.stats()
         result |= self._hearing()
         return result
 
@@ -649,6 +658,11 @@ class _Server(uvicorn.Server):
 
     def end(self) -> None:
         self.should_exit = True
+
+
+def _named(file: Path | None) -> tuple[str, bytes] | None:
+    """A file's name and content. OSError where it cannot be read."""
+    return None if file is None else (str(file), file.read_bytes())
 
 
 def _without_password(url: str) -> str:

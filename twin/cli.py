@@ -421,6 +421,28 @@ def check_rules(
             raise typer.Exit(2 if found.mistakes else 1)
 
 
+@app.command("check-notify")
+def check_notify(files: Annotated[list[Path], typer.Argument(help="通知方案 / notification plans (TOML)")]) -> None:
+    """检查通知方案,列出所有错误 / check notification plans, listing every mistake."""
+    with plain_errors():
+        from alerts.notify.plan import InvalidPlan, parse_plan
+
+        mistakes = 0
+        for file in files:
+            try:
+                plan = parse_plan(read(file))
+            except InvalidPlan as refused:
+                mistakes += len(refused.problems)
+                for problem in refused.problems:
+                    typer.echo(f"cimtwin: {file}, {problem}", err=True)
+            else:
+                typer.echo(
+                    f"cimtwin: {file}: {len(plan.receivers)} receivers / 个接收端, {len(plan.routes)} routes / 条路由"
+                )
+        if mistakes:
+            raise typer.Exit(2)
+
+
 def read(file: Path) -> bytes:
     """A file's bytes; a usage error, naming it, where there is none."""
     try:

@@ -77,6 +77,7 @@ class Settings:
     mqtt_password: str | None = None
     mqtt_sync_always: bool = False  # the embedded broker: sync the disk before each acknowledgement, 8 times slower
     kinds: Path | None = None
+    notify: Path | None = None  # the first notification plan
     default_tenant: str = "default"
     mqtt_reader: str = "own"
     max_message_bytes: int = MIB
@@ -144,7 +145,8 @@ _TOML_KEYS: Final = {variable.removeprefix("CIMTWIN_").lower(): name for variabl
     name: name for name in _KIND
 }
 _OTHER_VARIABLES: Final = frozenset({"CIMTWIN_CONFIG"})
-_OTHER_PREFIXES: Final = ("CIMTWIN_TEST_", "CIMTWIN_BENCH_")  # the test suite's and the bench's own
+# the test suite's and the bench's own, and secrets that a notification plan names
+_OTHER_PREFIXES: Final = ("CIMTWIN_TEST_", "CIMTWIN_BENCH_", "CIMTWIN_NOTIFY_")
 
 
 def variable_of(name: str) -> str:

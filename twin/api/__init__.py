@@ -15,6 +15,7 @@ from twin.api import (
     assets,
     auth,
     backtests,
+    cap,
     description,
     devices,
     errors,
@@ -24,6 +25,7 @@ from twin.api import (
     kpis,
     models,
     network,
+    notify,
     page,
     quarantine,
     readings,
@@ -74,9 +76,11 @@ def create_app(service: ServiceView) -> FastAPI:
     # The rules before the sensors: a sensor's property takes what is left of a path.
     for subject in (
         stats, rules, sensors, readings, alerts, incidents, kpis, holds, quarantine, devices, replays, backtests,
+        notify,
     ):  # fmt: skip
         api.include_router(subject.router(service))
     networks = assets.Networks()
+    api.include_router(cap.router(service, networks))
     # Before the assets: an asset's id may hold any sign, so `/assets/{id}` takes every path that is left.
     api.include_router(network.router(service, networks))
     api.include_router(street.router(service, networks))

@@ -150,10 +150,7 @@ def router(service: ServiceView) -> APIRouter:
         ] = None,
     ) -> Response:
         data = await request.body()
-        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        is_json = media.endswith("json") or (media in _NO_TYPES and data.lstrip()[:1] == b"{")
-        if not is_json and media not in _TOML_TYPES + _NO_TYPES:
-            raise Invalid("Content-Type", f"must be {TOML} or {JSON}", f"必须是 {TOML} 或 {JSON}", 415)
+        is_json = is_json_body(request, data)
         if not data.strip():
             raise Invalid(
                 "", "the body is empty; an empty rule set is rule = []", "请求体为空；空规则集应写为 rule = []"
@@ -270,6 +267,15 @@ def router(service: ServiceView) -> APIRouter:
         raise NotFound(f"no rule {id} / 没有规则 {id}")
 
     return routes
+
+
+def is_json_body(request: Request, data: bytes) -> bool:
+    """Whether a body is JSON, else it is TOML; 415 where it is called anything else."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = media.endswith("json") or (media in _NO_TYPES and data.lstrip()[:1] == b"{")
+    if not is_json and media not in _TOML_TYPES + _NO_TYPES:
+        raise Invalid("Content-Type", f"must be {TOML} or {JSON}", f"必须是 {TOML} 或 {JSON}", 415)
+    return is_json
 
 
 def _from_json(data: bytes, service: ServiceView) -> RuleSet:

@@ -13,8 +13,9 @@ from twin.backtests import Asked
 from twin.catalog import Catalog
 from twin.desk import Action
 from twin.live import Live
-from twin.model import Alert, Hold, Micros, Sensor
+from twin.model import Alert, AlertEvent, Hold, Micros, Sensor
 from twin.model_imports import ModelImports
+from twin.notifying import Notifier
 from twin.replay_worker import Wanted
 from twin.settings import Settings
 from twin.state import SensorState
@@ -66,6 +67,10 @@ class ReplayView(Protocol):
     async def ready(self) -> None: ...
 
     def watched(self) -> None: ...
+
+    def snapshot(self) -> tuple[int, list[Alert]]: ...
+
+    async def events_after(self, seq: int, limit: int) -> list[AlertEvent]: ...
 
 
 class ReplaysView(Protocol):
@@ -164,6 +169,7 @@ class ServiceView(Protocol):
     model_imports: ModelImports
     tilesets: Tilesets
     database_url: str
+    notifier: Notifier
 
     @property
     def desk(self) -> DeskView: ...

@@ -278,6 +278,15 @@ async def bindings_of(reader: Reader, key: int) -> list[tuple[str, Micros, Micro
     return [(sensor, micros(start), rows.instant(end)) for sensor, start, end in found]
 
 
+async def points_of(reader: Reader, keys: Sequence[int]) -> list[dict[str, Any]]:
+    """The corners of where assets lie on the map, as GeoJSON; nothing of those that are not on it."""
+    found = await reader.ask(
+        f"select {_CORNERS} from asset_versions v where asset = any(%s) and until is null and extent is not null",
+        (list(keys),),
+    )
+    return [{"type": "MultiPoint", "coordinates": [[west, south], [east, north]]} for west, south, east, north in found]
+
+
 async def history(reader: Reader, key: int) -> list[Change]:
     """What each version did to an asset, in order."""
     found = await reader.ask(

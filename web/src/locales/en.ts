@@ -50,6 +50,13 @@ const en: typeof zh = {
     keysReplay: '↑ ↓ choose, Enter opens the sensor, Space plays or pauses',
     limit: 'limit',
   },
+  incident: {
+    title: 'Incidents',
+    alerts: '{n} alerts',
+    flood: 'Alert flood: {n} alerts in 10 minutes. Look at the incidents first.',
+    more: '{n} more',
+    less: 'Fewer',
+  },
   alert: {
     since: 'Since',
     raised: 'Raised',

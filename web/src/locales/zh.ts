@@ -48,6 +48,13 @@ export default {
     keysReplay: '↑ ↓ 选择，Enter 打开测点，空格播放或暂停',
     limit: '限值',
   },
+  incident: {
+    title: '事件',
+    alerts: '{n} 条报警',
+    flood: '报警洪水：10 分钟内 {n} 条。请先看事件。',
+    more: '还有 {n} 个',
+    less: '收起',
+  },
   alert: {
     since: '开始',
     raised: '触发',

@@ -716,7 +716,7 @@ def judge(city: HealthyCity, rules: RuleSet, say: Callable[[str], None] = lambda
         if decision.judged_again is not None:
             found.late += len(decision.judged_again[0])
         stand(decision)
-        stand(judgement.tick(now, False))
+        stand(judgement.tick(now, False, past))
         if now >= next_snapshot:
             next_snapshot = now + SNAPSHOT
             judgement.keep_snapshot(judgement.snapshot(found.readings, now))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from alerts.composition import Composition
 from alerts.detectors.accumulate import AccumulateWatches
 from alerts.detectors.anomaly import AnomalyWatches
 from alerts.detectors.baseline import BaselineWatches
@@ -57,7 +58,9 @@ DETECTORS: Final[dict[str, str]] = {
 
 
 def family_of(rule: Rule) -> str:
-    """The family that judges the rule; empty where none does."""
+    """The family that judges the rule; empty where none does: silence and rules over other rules have their own."""
+    if isinstance(rule.parameters, Composition):
+        return ""
     if rule.detector == "anomaly" and rule.parameters is not None:
         return "together"
     return DETECTORS.get(rule.detector, "")

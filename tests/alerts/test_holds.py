@@ -11,6 +11,7 @@ from alerts.holds import Times, read_matchers, read_times
 from alerts.lifecycle import as_of
 from alerts.rules import parse_rules, parse_rules_table
 from ingest.judgement import Decision, Judgement
+from tests.ingest.test_judgement import Kept
 from tests.twin.networks import network
 from twin.catalog import Catalog
 from twin.model import (
@@ -122,7 +123,7 @@ class Room:
 
     def tick(self, span: Micros = 0) -> list[str]:
         self.now += span
-        return words(self.commit(self.judgement.tick(self.now, True)))
+        return words(self.commit(self.judgement.tick(self.now, True, Kept())))
 
     def alert(self, sensor: int) -> Alert:
         name = self.catalog.sensors[sensor].id

@@ -246,3 +246,30 @@ def test_a_thousand_alerts_and_fifty_changes_a_second_leave_the_page_responsive(
     levels = Counter(level for level, _ in open_alerts(city).values())
     until(lambda: counts(page) == {level: levels[level] for level in LIMITS}, "the service's numbers")
     assert sum(levels.values()) == 1000
+
+
+def test_alerts_that_belong_together_are_one_line_above_the_list_and_a_flood_is_said(
+    city: Cimtwin, screens: Screens
+) -> None:
+    city.put_sensors(
+        "device,property,kind,unit,lon,lat\nnear,depth,drainage.ponding_depth,cm,117.3005,31.8\n"
+        + "".join(f"t{n},depth,drainage.ponding_depth,cm,117.4{n},31.8\n" for n in range(3))
+    )
+    page = screens.open(city.url)
+    expect(page.locator(".empty").first).to_have_text("无未解除报警")
+    # Two near each other, and one far away.
+    city.publish(depth("s1", 25), depth("near", 15), depth("s4", 35))
+    expect(page.get_by_test_id("alert-row")).to_have_count(3)
+    expect(page.get_by_test_id("incident")).to_have_count(1)
+    expect(page.get_by_test_id("incident")).to_contain_text("2 条报警")
+    page.get_by_test_id("incident").click()
+    expect(page.get_by_test_id("alert-row")).to_have_count(2)
+    page.get_by_test_id("incident").click()
+    expect(page.get_by_test_id("alert-row")).to_have_count(3)
+    expect(page.get_by_test_id("flood")).to_have_count(0)
+    for value in (16, 25, 35):  # each worse and worse
+        city.publish(*(depth(f"t{n}", value) for n in range(3)))
+        until(lambda value=value: city.get("/latest", sensor="t2/depth")["items"][0]["value"] == value)  # type: ignore[misc]
+    expect(page.get_by_test_id("flood")).to_contain_text("报警洪水")
+    city.publish(depth("s1", 0), depth("near", 0))
+    expect(page.get_by_test_id("incident")).to_have_count(0)

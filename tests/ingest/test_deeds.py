@@ -88,7 +88,7 @@ class Shift:
 
     def tick(self) -> None:
         self.at += 30 * SECOND
-        self.commit(self.now.tick(self.at, True))
+        self.commit(self.now.tick(self.at, True, self.kept))
 
     def checkpoint(self, number: int) -> None:
         self.now.keep_snapshot(self.now.snapshot(number, self.at))

@@ -1,7 +1,7 @@
 /** The WebSocket of live alerts and readings, or of a replay (the same frames): what is known now, kept current. */
 import { reactive, shallowRef } from 'vue'
 import { address, getAlert, getReplay, isTokenWanted, token, ApiError } from './api'
-import { rank, type Alert, type AlertEvent, type Quality, type Reading, type ReplayState } from './model'
+import { rank, type Alert, type AlertEvent, type Flood, type Incident, type Quality, type Reading, type ReplayState } from './model'
 
 const FIRST_RETRY_MS = 300
 const LAST_RETRY_MS = 5000
@@ -41,7 +41,9 @@ export interface ReadingsWanted {
 }
 
 type Frame = { replay?: string } & (
-  | { type: 'snapshot'; epoch?: string; seq: number; alerts: Alert[] }
+  | { type: 'snapshot'; epoch?: string; seq: number; alerts: Alert[]; incidents?: Incident[]; flood?: Flood }
+  | { type: 'incident'; incident: Incident }
+  | { type: 'flood'; flood: Flood }
   | { type: 'alert'; seq: number; event: AlertEvent }
   | { type: 'readings'; items: { sensor: string; observed_at: string; value: number | null; quality: Quality }[] }
   | { type: 'ping'; seq: number }
@@ -68,6 +70,9 @@ export class Feed {
   readonly readingsVersion = shallowRef(0)
   /** Readings of the followed sensor since it is followed. */
   readonly trail = shallowRef<Reading[]>([])
+  /** The open incidents, of live data only. */
+  readonly incidents = shallowRef(new Map<string, Incident>())
+  readonly flood = shallowRef<Flood | null>(null)
   readonly clock = shallowRef<Clock | null>(null)
   readonly hasSnapshot = shallowRef(false)
   /** The replay is no longer there, or over for good; why, `connection.detail` may say. */
@@ -144,7 +149,9 @@ export class Feed {
       const resume = this.epoch !== null && this.replay === null ? { epoch: this.epoch, seq: this.seq } : null
       const alerts = this.withAlerts ? { min_level: 'blue' } : null
       const given = token() ?? undefined // here, because a subprotocol cannot hold every sign that a token can
-      socket.send(JSON.stringify({ type: 'subscribe', alerts, readings: this.wanted, resume, token: given }))
+      const incidents = this.withAlerts && this.replay === null
+      if (resume) this.incidents.value = new Map() // what stands is told again
+      socket.send(JSON.stringify({ type: 'subscribe', alerts, incidents, readings: this.wanted, resume, token: given }))
     }
     socket.onmessage = (message) => {
       this.heardAt = Date.now()
@@ -236,7 +243,19 @@ export class Feed {
         this.epoch = frame.epoch ?? null
         this.seq = frame.seq
         this.begin(frame.alerts)
+        this.incidents.value = new Map((frame.incidents ?? []).map((incident) => [incident.id, incident]))
+        this.flood.value = frame.flood ?? null
         this.connected()
+        break
+      case 'incident': {
+        const open = new Map(this.incidents.value)
+        if (frame.incident.state === 'open') open.set(frame.incident.id, frame.incident)
+        else open.delete(frame.incident.id)
+        this.incidents.value = open
+        break
+      }
+      case 'flood':
+        this.flood.value = frame.flood
         break
       case 'ping':
         this.seq = Math.max(this.seq, frame.seq)

@@ -101,6 +101,25 @@ export interface AlertEvent {
   flags?: string[]
 }
 
+/** Alerts that belong together. */
+export interface Incident {
+  id: string
+  state: 'open' | 'closed' | 'merged' | 'withdrawn'
+  level: Level
+  title: Text
+  opened_at: string
+  root: string | null
+  reasons: (Text & { alerts: number })[]
+  alert_count: number
+  alert_ids: string[]
+}
+
+/** Whether alerts come faster than people can take them in; `rate`: in the last ten minutes. */
+export interface Flood {
+  active: boolean
+  rate: number
+}
+
 export type Quality = 'good' | 'suspect' | 'bad'
 
 /** A reading as kept in the page; `t` in milliseconds. */

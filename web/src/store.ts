@@ -3,7 +3,7 @@ import { computed, reactive, ref, shallowRef, watch } from 'vue'
 import { ApiError, getKinds, getReplay, getRules, getSensors, isTokenWanted, type Rule } from './api'
 import { half, i18n } from './i18n'
 import { Feed, type ShownAlert } from './live'
-import { isActive, LEVELS, rank, type Kind, type Level, type Locale, type Reading, type Replay, type Sensor, type Theme } from './model'
+import { isActive, LEVELS, rank, type Incident, type Kind, type Level, type Locale, type Reading, type Replay, type Sensor, type Theme } from './model'
 
 const THEME = 'cimtwin.theme'
 const EVERYWHERE: [number, number, number, number] = [-180, -90, 180, 90]
@@ -18,6 +18,7 @@ export const ui = reactive({
   replayId: null as string | null,
   sensor: null as string | null,
   alert: null as string | null,
+  incident: null as string | null,
 })
 
 export const locale = computed<Locale>(() => i18n.global.locale.value)
@@ -129,6 +130,19 @@ export const levels = computed(() => {
   for (const alert of alerts.value)
     if (alert.sensor !== null && isActive(alert) && !result.has(alert.sensor)) result.set(alert.sensor, alert.level)
   return result
+})
+
+/** The open incidents of more than one alert, worst first, newest first. */
+export const incidents = computed<Incident[]>(() =>
+  [...(feed.value?.incidents.value.values() ?? [])]
+    .filter((incident) => incident.alert_count > 1)
+    .sort((a, b) => rank(b.level) - rank(a.level) || (a.opened_at < b.opened_at ? 1 : -1)),
+)
+
+/** The alerts of the incident chosen; null where none is. */
+export const ofIncident = computed(() => {
+  const chosen = incidents.value.find((incident) => incident.id === ui.incident)
+  return chosen ? new Set(chosen.alert_ids) : null
 })
 
 export const isNew = (alert: ShownAlert): boolean => tick.value - alert.arrived < NEW_MS

@@ -57,6 +57,13 @@ const en: typeof zh = {
     out_of_service: 'Out of service',
     chattering: 'Chattering',
   },
+  incident: {
+    title: 'Incidents',
+    alerts: '{n} alerts',
+    flood: 'Alert flood: {n} alerts in 10 minutes. Look at the incidents first.',
+    more: '{n} more',
+    less: 'Fewer',
+  },
   alert: {
     since: 'Since',
     raised: 'Raised',

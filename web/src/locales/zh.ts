@@ -50,6 +50,13 @@ export default {
     limit: '限值',
   },
   flag: { shelved: '已搁置', suppressed: '被抑制', out_of_service: '退出服务', chattering: '抖动' },
+  incident: {
+    title: '事件',
+    alerts: '{n} 条报警',
+    flood: '报警洪水：10 分钟内 {n} 条。请先看事件。',
+    more: '还有 {n} 个',
+    less: '收起',
+  },
   alert: {
     since: '开始',
     raised: '触发',

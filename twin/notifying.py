@@ -63,6 +63,7 @@ log = logging.getLogger(__name__)
 NAME: Final = "notify"
 WORKERS: Final = 8
 AT_ONCE: Final = 50
+RESULTS: Final = 500  # noted in one transaction
 LOOK_S: Final = 1.0
 PAUSE_S: Final = 2.0  # after an error of the database
 LONGEST: Final = 10 * MINUTE  # between two attempts
@@ -121,6 +122,7 @@ class Notifier:
         self._results: queue.SimpleQueue[_Result] = queue.SimpleQueue()
         self._unwritten: list[_Result] = []
         self._is_due = threading.Event()
+        self._has_more = threading.Event()  # deliveries that may be sent
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="notify sender", daemon=True)
 
@@ -276,12 +278,13 @@ class Notifier:
         return did
 
     def _sender_is_due(self) -> None:
+        self._has_more.set()
         self._is_due.set()
 
     def wake(self) -> None:
         """There may be something to decide and to send."""
         self.follower.wake()
-        self._is_due.set()
+        self._sender_is_due()
 
     # What people ask for
 
@@ -297,7 +300,7 @@ class Notifier:
             given = store.once(
                 connection, key, route, lambda: {"id": store.save_deliveries(connection, [made], [], at)[0]}
             )
-            self._is_due.set()
+            self._sender_is_due()
             deadline = time.monotonic() + TEST_S
             found = store.one(connection, given["id"])
             while found is not None and found["state"] == "waiting" and not found["attempts"]:
@@ -321,7 +324,7 @@ class Notifier:
 
         with store.connect(self._dsn) as connection:
             given = store.once(connection, key, route, work)
-        self._is_due.set()
+        self._sender_is_due()
         return given
 
     def stats(self) -> dict[str, int]:
@@ -351,14 +354,17 @@ class Notifier:
 
     def _send(self, connection: Connection) -> None:
         self._current(connection)
-        self._count(connection)
+        looked_at = 0.0
         while not self._stopping.is_set():
             self._is_due.clear()
-            did = self._write_results(connection)
-            did = self._hand_out(connection) or did
-            if did:
+            is_free = self._write_results(connection)
+            now = time.monotonic()
+            if is_free or self._has_more.is_set() or now >= looked_at + LOOK_S / (5 if self.numbers.waiting else 1):
+                self._has_more.clear()
+                self._hand_out(connection)
                 self._count(connection)
-            self._is_due.wait(LOOK_S if not self.numbers.waiting else LOOK_S / 5)
+                looked_at = now
+            self._is_due.wait(LOOK_S / 5)
         deadline = time.monotonic() + STOP_S
         while any(line.is_busy for line in self._lines.values()) and time.monotonic() < deadline:
             with contextlib.suppress(queue.Empty):
@@ -370,29 +376,26 @@ class Notifier:
         n = self.numbers
         n.waiting, n.held, n.dead = found.get("waiting", 0), found.get("held", 0), found.get("dead", 0)
 
-    def _hand_out(self, connection: Connection) -> bool:
+    def _hand_out(self, connection: Connection) -> None:
         """Give workers what is due, for receivers that nobody is sending to."""
         at = self._clock()
         plan = self.plan
         not_now = [name for name, line in self._lines.items() if line.is_busy or line.paused_until > at]
         room = WORKERS - sum(line.is_busy for line in self._lines.values())
         if room <= 0:
-            return False
+            return
         due: defaultdict[str, list[Outgoing]] = defaultdict(list)
         for one in store.outgoing(connection, at, not_now, AT_ONCE):
             due[one.receiver].append(one)
-        did = False
         for name, several in sorted(due.items(), key=lambda item: -_worst(item[1])):
             receiver = plan.receivers.get(name)
             if receiver is None:
                 text = f"no receiver {name} in plan version {self.version} / 方案中没有接收端 {name}"
                 store.mark_failed(connection, [one.id for one in several], at, text, None, counts=False)
                 self.numbers.failed += len(several)
-                did = True
                 continue
             if room <= 0:
-                self._is_due.set()
-                break
+                break  # who is done first makes room
             batches = self._batches(connection, receiver, several, at)
             if not batches:
                 continue
@@ -400,7 +403,6 @@ class Notifier:
             self._lines[name].is_busy = True
             worker = threading.Thread(target=self._work, args=(receiver, batches), name=f"notify {name}", daemon=True)
             worker.start()
-        return did
 
     def _batches(
         self, connection: Connection, receiver: Receiver, several: list[Outgoing], at: Micros
@@ -443,43 +445,53 @@ class Notifier:
         self._is_due.set()
 
     def _write_results(self, connection: Connection) -> bool:
-        """Note how sendings went. What cannot be noted now is noted later; a repetition is harmless."""
+        """Note how sendings went, all in one transaction; whether somebody became free to be sent to. What cannot be
+        noted now is noted later; a repetition is harmless."""
         with contextlib.suppress(queue.Empty):
-            while True:
+            while len(self._unwritten) < RESULTS:
                 self._unwritten.append(self._results.get_nowait())
-        did = bool(self._unwritten)
-        while self._unwritten:
-            result = self._unwritten[0]
-            line = self._lines[result.receiver]
-            if result.answer is not None:
-                with connection.transaction():
-                    self._write(connection, result, result.answer, line)
-            else:
-                line.is_busy = False
-            self._unwritten.pop(0)
-        return did
+        if not self._unwritten:
+            return False
+        with connection.transaction():
+            for result in self._unwritten:
+                if result.answer is not None:
+                    self._write(connection, result, result.answer)
+        for result in self._unwritten:
+            self._learn(result)
+        is_free = any(result.answer is None for result in self._unwritten)
+        self._unwritten.clear()
+        return is_free
 
-    def _write(self, connection: Connection, result: _Result, answer: Answer, line: _Line) -> None:
+    def _write(self, connection: Connection, result: _Result, answer: Answer) -> None:
         receiver = self.plan.receivers.get(result.receiver)
         if answer.is_sent:
             store.mark_sent(connection, result.ids, result.at, answer.text)
-            if line.failures:
+            if self._lines[result.receiver].failures:
                 store.hurry(connection, result.receiver, result.at)
-            line.failures, line.paused_until = 0, 0
-            self.numbers.sent += len(result.ids)
             return
-        self.numbers.failed += 1
         attempts = result.attempts + 1
         is_last = not answer.may_retry or (receiver is not None and attempts >= receiver.attempts)
         pause = max(_backoff(receiver, result.ids[0], attempts), round(answer.wait_s * SECOND))
         store.mark_failed(connection, result.ids, result.at, answer.text, None if is_last else result.at + pause)
         log.warning("notify: %s: %s%s", result.receiver, answer.text, " (given up)" if is_last else "")
-        if answer.may_retry:
-            line.failures += 1
-            alone = min(_backoff(receiver, result.receiver, line.failures), LONGEST_PAUSE)
-            line.paused_until = result.at + max(alone, round(answer.wait_s * SECOND))
         if is_last and receiver is not None and receiver.fallback in self.plan.receivers:
             self._fall_back(connection, receiver, result)
+
+    def _learn(self, result: _Result) -> None:
+        """What a result says of its receiver: one that does not answer is left alone for a while."""
+        line, answer = self._lines[result.receiver], result.answer
+        if answer is None:
+            line.is_busy = False
+        elif answer.is_sent:
+            line.failures, line.paused_until = 0, 0
+            self.numbers.sent += len(result.ids)
+        else:
+            self.numbers.failed += 1
+            if answer.may_retry:
+                line.failures += 1
+                pause = _backoff(self.plan.receivers.get(result.receiver), result.receiver, line.failures)
+                wait = round(answer.wait_s * SECOND)
+                line.paused_until = result.at + max(min(pause, LONGEST_PAUSE), wait)
 
     def _fall_back(self, connection: Connection, receiver: Receiver, result: _Result) -> None:
         """What a receiver would not take goes to another, once."""

@@ -215,6 +215,10 @@ class _Desk:
         self.at = at
         self.result = Decision()
         self.used: set[str] = set()  # held deliveries that were taken up
+        self.held_of: defaultdict[str, list[HeldBack]] = defaultdict(list)  # by alert, and by group
+        for row in standing.held:
+            for key in (*row.alerts, f"group {row.group}"):
+                self.held_of[key].append(row)
         self.settled: Counter[str] = Counter()  # by group, alerts that had something pending that is no news
 
     def decide(self, watched: Sequence[Watched]) -> Decision:
@@ -318,7 +322,7 @@ class _Desk:
         return True
 
     def _is_held(self, alert: str) -> bool:
-        return any(alert in row.alerts for row in self.standing.held)
+        return bool(self.held_of.get(alert))
 
     def _hold(self, group: str, w: Watched) -> None:
         """Write down what would have been sent, and look again later."""
@@ -328,7 +332,7 @@ class _Desk:
         if not receivers:
             return
         for name in receivers:
-            if any(row.receiver == name and w.alert in row.alerts for row in self.standing.held):
+            if any(row.receiver == name for row in self.held_of.get(w.alert, ())):
                 continue
             notice = self._notice("alert", group, [w.alert], 1, people, 0, self._told([w]))
             self.result.due.append(Due(name, notice, "held", self.at + LOOK_AGAIN, reason))
@@ -479,17 +483,16 @@ class _Desk:
         goes_at = self.at
         ids = list(dict.fromkeys(ids))
         rows = [] if row is None else [row]
-        for other in self.standing.held:
-            if other.receiver != receiver.name or other.id in self.used or other is row:
+        told_of, seen = set(ids), {one.id for one in rows} | self.used
+        for other in [one for key in (*ids, f"group {group}") for one in self.held_of.get(key, ())]:
+            if other.receiver != receiver.name or other.id in seen:
                 continue
-            if set(other.alerts) & set(ids) or other.group == group:
-                extra = [
-                    id_ for id_ in other.alerts
-                    if id_ not in ids and id_ in self.standing.facts and self.standing.facts[id_].alert.state.is_active
-                ]  # fmt: skip
-                if any(holds_of(self.standing.facts[id_].alert) for id_ in extra):
-                    continue
-                ids += extra
+            seen.add(other.id)
+            facts = {id_: self.standing.facts.get(id_) for id_ in other.alerts if id_ not in told_of}
+            extra = [one.alert for one in facts.values() if one is not None and one.alert.state.is_active]
+            if not any(holds_of(alert) for alert in extra):
+                ids += [alert.id for alert in extra]
+                told_of.update(alert.id for alert in extra)
                 rows.append(other)
         people = list(people)
         for first in range(0, len(ids), MOST_ALERTS):

@@ -18,7 +18,7 @@ from twin.model import DAY, HOUR, LEVELS, MINUTE, Level, Micros
 
 MEASURES: Final = ("sigmas", "percent", "amount")
 LONGEST_WINDOW: Final[Micros] = 31 * DAY
-WINDOWS_APART: Final = 24  # times the shortest window of a rule, its longest at most
+WINDOWS_APART: Final = 12  # times the shortest window of a rule, its longest at most
 _OFFSET: Final = re.compile(r"([+-])(\d\d):(\d\d)")
 _NIGHT: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 _EPOCH: Final = datetime.date(1970, 1, 1).toordinal()

@@ -4,11 +4,11 @@ Each reading is an amount (mm since the reading before); with `counter` it is a 
 what it grew by: a smaller total means that the counter began anew at 0, and the first one of all adds nothing. Missing
 and bad readings add nothing, nor do amounts below 0. The sum at a reading is of the readings in (t - window, t].
 
-So that memory is bounded whatever the sampling, sums are kept at the edges of buckets of event time, 288 to the rule's
+So that memory is bounded whatever the sampling, sums are kept at the edges of buckets of event time, 144 to the rule's
 longest window: readings that share the window's oldest bucket with its edge may be left out, so a sum is never too
-large, and at most one bucket (2.5 min of 12 h) too short. It is exact where readings are a bucket or more apart on a
+large, and at most one bucket (5 min of 12 h) too short. It is exact where readings are a bucket or more apart on a
 regular grid. Amounts are whole millionths of the unit, so sums do not depend on how readings were batched, and 500
-times 0.1 is 50. 2.4 kB of state a watch.
+times 0.1 is 50. 1.3 kB of state a watch.
 
 Time passes by readings only: without any, no sum falls and no alert clears; silence is what `offline` tells. `value` of
 a transition is the sum over its level's window, the peak that over the longest.
@@ -29,7 +29,7 @@ from alerts.parameters import Accumulating
 from alerts.rules import NO_LEVEL, Rule
 from twin.model import Bools, Floats, Ints
 
-BUCKETS: Final = 288
+BUCKETS: Final = 144
 RING: Final = BUCKETS + 1
 FINEST: Final = 1_000_000  # parts of a unit
 LARGEST: Final = 1e8  # of a reading; beyond it an amount counts as this much, so that a day of them stays in an int64
@@ -38,8 +38,8 @@ _NO_LEVELS: Final = (NO_LEVEL,) * latch.K
 
 
 class AccumulateWatches:
-    """All watches of accumulate rules. State: `ring` [rows, 289], the running sum at the end of bucket b in slot
-    b % 289; `total`, the running sum; `bucket`, that of the newest reading; `last`, its value where that is a total."""
+    """All watches of accumulate rules. State: `ring` [rows, 145], the running sum at the end of bucket b in slot
+    b % 145; `total`, the running sum; `bucket`, that of the newest reading; `last`, its value where that is a total."""
 
     def __init__(
         self, rows: Rows, limits: latch.Limits, buckets: Ints, width: Ints, counts: Bools, profile: Ints

@@ -128,7 +128,7 @@ def change(rule: Rule, series: list[tuple[int, float]], i: int, *, exact: bool) 
 def sums(rule: Rule, series: list[tuple[int, float]], i: int, *, exact: bool) -> dict[int, float]:
     """The sum by level at reading `i`: of all in (t - window, t] (`exact`), or of those in its buckets."""
     assert isinstance(rule.parameters, Accumulating)
-    width = -(-max(rule.parameters.windows) // 288)
+    width = -(-max(rule.parameters.windows) // 144)
     found = {}
     for k, window in enumerate(rule.parameters.windows, 1):
         if not window:

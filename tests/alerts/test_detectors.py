@@ -44,7 +44,7 @@ STUCK = [
 ANOMALY = ['detector = "anomaly"\n', 'detector = "anomaly"\nbudget = 12\nlevel = "yellow"\n']
 SUMS = [
     'detector = "accumulate"\nwindow = "5min"\nlevels = { blue = 6, red = 15 }\n',
-    'detector = "accumulate"\nwindow = { blue = "1h", yellow = "20min", red = "3min" }\n'
+    'detector = "accumulate"\nwindow = { blue = "1h", yellow = "20min", red = "5min" }\n'
     "levels = { blue = 9, yellow = 9, red = 12 }\n",
     'detector = "accumulate"\nwindow = "10min"\ncounter = true\nlevels = { yellow = 7 }\n',
 ]

@@ -242,15 +242,18 @@ NOISES: Final[dict[str, Callable[[np.random.Generator, NDArray[np.float64]], NDA
 }
 
 
-def false_alerts(budget: float, sensors: int = 50, days: int = 180, minutes: int = 5) -> dict[str, float]:
-    """Alerts per sensor and year on series in which nothing happens, by kind of series."""
+def false_alerts(
+    budget: float, sensors: int = 50, days: int = 180, minutes: int = 5, together: int = 1
+) -> dict[str, float]:
+    """Alerts per sensor and year on series in which nothing happens, by kind of series; with `together`, per group of
+    so many sensors."""
     kinds = load_kinds()
     catalog = Catalog(kinds)
     names = list(NOISES)
     count = sensors * len(names)
-    catalog.put([(n, Sensor(f"s{n}", "value", "signal.value", "")) for n in range(count)])
+    catalog.put([(n, Sensor(f"s{n // together}", f"c{n % together}", "signal.value", "")) for n in range(count)])
     text = f'[[rule]]\nid = "anomaly"\nkind = "signal.value"\ndetector = "anomaly"\nbudget = {budget}\n'
-    engine = Engine(parse_rules(text, kinds), catalog)
+    engine = Engine(parse_rules(text + ('over = "device"\n' if together > 1 else ""), kinds), catalog)
     draw = np.random.default_rng(0)
     length = days * 1440 // minutes
     at = np.arange(length) * minutes * MINUTE
@@ -260,7 +263,8 @@ def false_alerts(budget: float, sensors: int = 50, days: int = 180, minutes: int
     at = np.tile(at, count)
     told, _ = engine.observe(Readings(sensor, at, at, value, np.zeros(len(at), np.uint8)))
     raised = np.bincount([t.sensor // sensors for t in told if t.after], minlength=len(names))
-    return {name: float(n) / (sensors * days / 365) for name, n in zip(names, raised, strict=True)}
+    watched = sensors / together * days / 365
+    return {name: float(n) / watched for name, n in zip(names, raised, strict=True)}
 
 
 def main() -> int:
@@ -276,6 +280,8 @@ def main() -> int:
     if given.quiet is not None:
         for name, rate in false_alerts(given.quiet).items():
             print(f"{name:10} {rate:.2f} alerts per sensor and year")
+        for name, rate in false_alerts(given.quiet, together=5).items():
+            print(f"{name:10} {rate:.2f} alerts per group of five and year")
     if given.skab:
         _score_loops(given)
     return _score(given) if given.nab else 0
@@ -300,7 +306,7 @@ def _tell_loops(
             print(
                 f"{loop.name:32} alerts {alerts}, F1 {f1:.2f}, false {false:.3f}, missed {missed:.2f}; score {own:.2f}"
             )
-    for folder in [*folders, ""]:
+    for folder in [*folders, ""] if len(folders) > 1 else [""]:
         chosen = [n for n in labelled if loops[n].name.startswith(folder)]
         runs = [loops[n] for n in chosen]
         f1, false, missed = counted([results[n][1] for n in chosen], runs)

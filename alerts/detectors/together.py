@@ -9,11 +9,10 @@ contrasts, whose tail is an F distribution with as many degrees of freedom as in
 contrast of any one sensor, whose tail is Student's. The surprise of a sample is -log10 of the lesser probability,
 doubled for there being two.
 
-What lasts adds up: surprise beyond `LEAK` is summed over independent samples (a cumulative sum), and an alert is raised
-where the sum, or one sample, is as improbable as the budget of false alerts allows, both by these distributions and by
-the tail of the group's own past. It clears after `CALM` ordinary samples, or
-after `ACCEPT` samples: what has stayed so long is the new normal. While it is open nothing is learnt, and the limits
-widen as the means grow older.
+What lasts adds up: surprise beyond `ORDINARY` is summed over independent samples (a cumulative sum), and an alert is
+raised where the sum, or one sample, is as improbable as the budget of false alerts allows, both by these distributions
+and by the tail of the group's own past. It clears after `CALM` ordinary samples, or after `ACCEPT` samples: what has
+stayed so long is the new normal. While it is open nothing is learnt, and the limits widen as the means grow older.
 
 A sensor counts once it has moved `MOVES` times, and as long as it does so now and then: rain and switches are for
 rules of their own. A reading far out counts as one at `CUT` usual deviations: what lasts is looked for here.
@@ -30,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtrc, stdtr
 
-from alerts.detectors.anomaly import AT_ONCE, CALM, GATE, LARGEST, MEMORY, ORDINARY, YEAR
+from alerts.detectors.anomaly import AT_ONCE, CALM, GATE, LARGEST, MEMORY, YEAR
 from alerts.detectors.joined import Groups, Join, Samples
 from alerts.detectors.rows import NEVER, Batch, Columns, Patch, Rows, Verdicts, write
 from alerts.parameters import Together
@@ -45,7 +44,7 @@ WARM: Final = 150  # samples before the group's own tail is learnt from
 MOVES: Final = 20
 ALIVE: Final = 0.1  # the share of readings at which a sensor must have moved; rain and switches do not
 CUT: Final = 6.0  # mean absolute deviations
-LEAK: Final = 1.5
+ORDINARY: Final = 1.5  # surprise of an ordinary sample, once in thirty; beyond it evidence grows, below it falls
 APART: Final = 2 * RUN  # samples from one independent fast mean to the next
 CLUSTER: Final = RUN / 2  # samples that an extreme of the fast mean lasts for
 ACCEPT: Final = 1000
@@ -53,22 +52,12 @@ DEPTH: Final = 16
 MOST: Final = 30.0  # surprise; beyond it nothing is told apart
 EDGE: Final = 1.0  # evidence from which on the own past's tail is looked at: one sample in ten, if all is as assumed
 PRIOR: Final = 30.0  # excesses over it that what is assumed weighs as much as
-LEAVE_OUT: Final = ("slow", "sum", "covariance", "single", "cut", "widening", "tail")
+LEAVE_OUT: Final = ("slow", "sum", "covariance", "single", "cut", "widening", "doubt", "tail")
 
 _SCALARS: Final = (
-    "seen",
-    "learnt",
-    "evidence",
-    "calm",
-    "open_for",
-    "step",
-    "limit",
-    "worst",
-    "last",
-    "apart",
-    "exceeding",
+    "seen", "learnt", "evidence", "doubt", "calm", "open_for", "step", "limit", "worst", "last", "apart", "exceeding",
     "excess",
-)
+)  # fmt: skip
 _MEMBERS: Final = ("slow", "fast", "previous", "number", "moves", "reach")
 
 
@@ -172,7 +161,7 @@ class TogetherWatches:
         surprise, loudest = self._surprise(s, contrast, shown)
         surprise *= s["seen"] > WARM
         is_open = s["level"] > 0
-        evidence = np.maximum(0, s["evidence"] + (surprise - LEAK) / APART)
+        evidence = np.clip(s["evidence"] + (surprise - ORDINARY) / APART, 0, MOST)
         s["evidence"][:] = 0 if "sum" in self.without else evidence
         told = np.maximum(surprise, s["evidence"])
         needed = -np.log10(np.minimum(budget * CLUSTER * np.maximum(s["step"], SECOND) / YEAR, 1e-3))
@@ -185,7 +174,12 @@ class TogetherWatches:
         # What is unusual is learnt from less, and what an alert is about not at all.
         trust = np.minimum(1.0, ORDINARY / np.maximum(surprise, ORDINARY)) * (s["level"] == 0)
         follows = SLOW if "slow" not in self.without else MEMORY
-        pace = trust[:, None] * shown / np.clip(s["number"], 1, follows)
+        # The slow mean waits while there is some doubt, but no longer than it would take to follow.
+        s["doubt"][:] = np.where(s["evidence"] >= ORDINARY, s["doubt"] + 1, 0)
+        waits = (s["doubt"] > 0) & (s["doubt"] <= SLOW)
+        if "doubt" in self.without:
+            waits[:] = False
+        pace = (trust * ~waits)[:, None] * shown / np.clip(s["number"], 1, follows)
         s["slow"] += (x - s["slow"]) * pace
         s["reach"] += (np.abs(away) - s["reach"]) * trust[:, None] * shown / np.clip(s["number"], 1, MEMORY)
         learns = (s["seen"] > START) & (s["level"] == 0)

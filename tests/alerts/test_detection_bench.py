@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.detection import Series, judged, read_corpus, score
+from bench.detection import LOOP_LEARNT, Loop, Series, counted, judged, judged_loops, read_corpus, read_loops, score
 from twin.model import Floats
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "anomaly" / "nab"
+LOOPS = CORPUS.parent / "skab"
 
 
 def one(*windows: tuple[int, int]) -> list[Series]:
@@ -57,3 +58,20 @@ def test_the_best_threshold_is_found_and_saying_nothing_scores_nothing() -> None
 def test_the_detector_reaches_its_goal_on_the_part_of_the_corpus_that_is_here() -> None:
     corpus = read_corpus(CORPUS)
     assert score(corpus, judged(corpus)).score >= 70
+
+
+def test_samples_count_behind_those_that_a_run_is_learnt_from() -> None:
+    label = np.zeros(LOOP_LEARNT + 10, bool)
+    label[[3, LOOP_LEARNT + 2, LOOP_LEARNT + 3]] = True
+    flag = np.zeros(LOOP_LEARNT + 10, bool)
+    flag[[5, LOOP_LEARNT + 3, LOOP_LEARNT + 4]] = True
+    run = Loop("a/1.csv", np.arange(len(label)), np.zeros((len(label), 2)), label)
+    assert counted([flag], [run]) == (0.5, 1 / 8, 0.5)
+
+
+@pytest.mark.skipif(not LOOPS.is_dir(), reason="no shared data beside this checkout")
+def test_faults_of_a_pump_loop_are_found_by_its_sensors_together() -> None:
+    loops = [loop for loop in read_loops(LOOPS) if loop.label.any()]
+    results = judged_loops(loops)
+    assert counted([is_open for _, is_open, _ in results], loops)[0] >= 0.76
+    assert counted([own >= 0.5 for own, _, _ in results], loops)[0] >= 0.76

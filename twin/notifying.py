@@ -196,9 +196,11 @@ class Notifier:
     def take(self, connection: Connection, events: list[AlertEvent]) -> Callable[[], None] | None:
         """Decide, in a follower's transaction, what these events and the time that passed give to tell."""
         plan = self._current(connection)
-        if not plan.routes:
-            return None
         at = self._clock()
+        if not plan.routes:
+            if self.version:
+                store.forget(connection, at)
+            return None
         refreshed = self._refresh(connection, plan, at)
         if not events and not store.is_anything_due(connection, at):
             return self._sender_is_due if refreshed else None

@@ -379,6 +379,24 @@ def test_whatever_happens_no_alert_is_forgotten_and_who_was_told_hears_the_end(t
             assert shown["state"] == "cleared", (id_, receiver)
 
 
+def test_a_plan_that_ends_is_told_of_nothing_and_a_new_one_takes_up_what_gets_worse(town: Town) -> None:
+    town.plan()
+    town.tell("a")
+    town.tell("b", flags=("shelved",))
+    town.tell("c")
+    town.go(MINUTE)
+    town.sent()
+    town.plan("# no more\n")
+    town.tell("a", "cleared")
+    town.go(HOUR)
+    assert town.told("waiting", "held") == []
+    assert town.told("lapsed") == [("desk", "alert", ["b"])]
+    town.plan()
+    town.tell("c", "escalated", "red")
+    town.go(MINUTE)
+    assert town.told("waiting") == [("chief", "alert", ["c"])]
+
+
 def test_an_alert_that_no_route_takes_is_counted(town: Town) -> None:
     town.plan(PLAN.replace('[[route]]\nreceivers = ["desk"]\n', ""))
     town.tell("a")

@@ -116,6 +116,16 @@ def save_watched(connection: Connection, several: Sequence[Watched], finished: S
         connection.execute("delete from notify_watched where alert = any(%s)", (list(finished),))
 
 
+def forget(connection: Connection, at: Micros) -> None:
+    """Nobody is to be told of anything any more: nothing is watched, and what is held back lapses."""
+    connection.execute("delete from notify_watched")
+    connection.execute(
+        "update deliveries set state = 'lapsed', next_at = null, changed_at = %s,"
+        " reason = 'notifying ended / 通知已停止' where state = 'held'",
+        (rows.moment(at),),
+    )
+
+
 def groups(connection: Connection, keys: Sequence[str], pending: Sequence[str]) -> dict[str, Group]:
     """What was last told of groups, and how many of their alerts but the `pending` ones stand told of as active."""
     told = {

@@ -138,7 +138,7 @@ class Desk:
         self._is_sure = False
         self._see(connection, events)
         for event in events:
-            if event.transition in ("raised", "escalated") and not _flags(event):
+            if event.transition in ("raised", "escalated") and not event.flags:
                 self._gauge.take(event.at)
         self._gauge.look(self._clock())
         answers = [(one, self._answer(connection, one.action)) for one in asked]
@@ -222,7 +222,7 @@ class Desk:
                     event.observed_at, min(since, raised_at), raised_at, event.lon, event.lat,
                     place or event.asset or event.sensor or "",
                     event.rule if rule is None else rule.title.zh, event.rule if rule is None else rule.title.en,
-                    _flags(event), event.replaces,
+                    event.flags, event.replaces,
                 )
             )  # fmt: skip
 
@@ -313,11 +313,6 @@ def _named(raw: Any) -> Iterator[str]:
     elif isinstance(raw, Sequence):
         for value in raw:
             yield from _named(value)
-
-
-def _flags(event: AlertEvent) -> tuple[str, ...]:
-    """What holds the alert back; events do not tell of it before there are holds."""
-    return tuple(getattr(event, "flags", ()))
 
 
 def _alert(member: Member | None) -> str | None:

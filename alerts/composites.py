@@ -53,7 +53,6 @@ PATIENCE: Final[Micros] = MINUTE  # for what a sensor that was not heard of late
 KEEP: Final[Micros] = 7 * DAY
 MOST_STEPS: Final = 1000
 MOST_TOLD: Final = 5  # members named in a message
-AREA: Final = "area:"  # a sensor's tag that says in which area it lies
 
 Key = tuple[int, int]  # rule, sensor
 Step = tuple[Micros, int]  # from then on, this level
@@ -507,7 +506,8 @@ class Composites:
             return known.device
         if unit == "city":
             return "city"
-        return next(("area/" + tag[len(AREA) :] for tag in known.tags if tag.startswith(AREA)), None)
+        area = self.catalog.area(sensor)
+        return f"area/{area}" if area else None
 
     def _at(self, rule: int, unit: str, plan: _Plan | None = None) -> dict[str, tuple[int, ...]]:
         """The sensors that a rule looks at, by place; only those that the plan's own selection has."""

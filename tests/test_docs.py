@@ -190,7 +190,8 @@ def expression(composition: Composition) -> str:
     def said(part: Member | Group) -> str:
         if isinstance(part, Group):
             sign = " or " if part.op == "any" else ", "
-            return ("not " if part.op == "none" else "") + sign.join(said(p) for p in part.parts)
+            text = ("not " if part.op == "none" else "") + sign.join(said(p) for p in part.parts)
+            return text + (f" in {duration(part.window)}" if part.window else "")
         level = f" {part.at_least.word}+" if part.at_least > 1 else ""
         many = f" at {part.need}" if part.need > 1 else ""
         far = f" within {part.scope.within_m:g} m" if part.scope.within_m else ""

@@ -397,7 +397,7 @@ class _Desk:
                 level = _level(facts.alert)
                 route = next(iter(routes_of(self.plan, facts, level)), None)
                 if holds_of(facts.alert) or route is None:
-                    self._put_off(w, kind, self.at + MINUTE)
+                    self._put_off(w, kind, self.at + 5 * MINUTE)
                     continue
                 if kind == "escalation":
                     w.stage += 1

@@ -187,8 +187,8 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """One place that messages go to. `options` as written, but for secrets, which are `env:NAME` or the value itself;
-    `secrets` names those. `per_minute` 0: no limit."""
+    """One place that messages go to. `options`: its table as written, secrets included (`env:NAME`, or the value
+    itself). `per_minute` 0: no limit."""
 
     name: str
     type: str
@@ -293,7 +293,7 @@ def parse_table(table: dict[str, Any], kept: Mapping[str, Any] | None = None, li
     """The same from a decoded document."""
     problems: list[Problem] = []
     restored = _restored(table, kept or {}, problems)
-    plan = _PlanReader(restored, problems, lines or _Lines("")).plan()
+    plan = _PlanReader(restored, problems).plan()
     if problems:
         raise InvalidPlan([(lines or _Lines("")).placed(problem) for problem in problems], "notification plan")
     return plan
@@ -648,7 +648,7 @@ class _Table:
 class _PlanReader:
     """Reads a whole document."""
 
-    def __init__(self, table: dict[str, Any], problems: list[Problem], lines: _Lines) -> None:
+    def __init__(self, table: dict[str, Any], problems: list[Problem]) -> None:
         self.top = _Table(table, "file", problems, _TOP)
         self.problems = problems
 

@@ -156,44 +156,47 @@ class BaselineWatches:
         previous[1:] = hour[:-1]
         previous[head] = now["hour"]
         begins = hour != previous
-        if not begins.any():
+        # By how many hours have begun in each since its first reading here: mostly none.
+        begun = np.cumsum(begins)
+        begun -= begun[head][group]
+        most = int(begun.max())
+        if not most:
+            patches = []
+            g = np.flatnonzero(begins[head])
+            if len(g):
+                records = now.view(_WHOLE_RECORD).take(g).view(_RECORD)
+                first = head[g]
+                cell, learnt = self._begin(
+                    records, self._cells, pairs.row[g] * _CELLS, hour[first], value[first], profile[g]
+                )
+                now.view(_WHOLE_RECORD)[g] = records.view(_WHOLE_RECORD)
+                patches = [Patch(cell, {"#cell": learnt})]
             usual, unit = _usual(now, group, part), now["unit"].take(group)
             self._sum(now, group, value - usual, unit, profile)
-            return usual, unit, [Patch(pairs.row, {"#record": now})]
+            return usual, unit, [Patch(pairs.row, {"#record": now}), *patches]
 
-        # By how many hours have begun in this batch: those that go on first, then the first that begins in each, …
-        begun = np.cumsum(begins)
-        begun -= (begun[head] - begins[head])[group]
+        # What one hour has shown may bear on the next: the cells of those watches are copied.
         order = np.argsort(begun, kind="stable")
-        most = int(begun[order[-1]])
         edges = np.searchsorted(begun[order], np.arange(most + 2)).tolist()
-        # Where several begin, what one has shown may bear on the next: those watches' cells are copied.
         moving = np.flatnonzero(pairs.any(begins))
-        cells, base = self._cells, pairs.row * _CELLS
-        if most > 1:
-            cells = self._cells.reshape(-1, _CELLS)[pairs.row[moving]].reshape(-1)
-            base = np.zeros(len(pairs.row), np.int64)
-            base[moving] = np.arange(len(moving)) * _CELLS
+        cells = self._cells.reshape(-1, _CELLS)[pairs.row[moving]].reshape(-1)
+        base = np.zeros(len(pairs.row), np.int64)
+        base[moving] = np.arange(len(moving)) * _CELLS
         usual, unit = np.empty(len(hour)), np.empty(len(hour))
-        patch = Patch(pairs.row[:0], {"#cell": self._cells[:0]})
         for number in range(most + 1):
             which = order[edges[number] : edges[number + 1]]
-            if number:
-                new = which[begins[which]]
+            new = which[begins[which]]
+            if len(new):
                 g = group[new]
                 records = now.view(_WHOLE_RECORD).take(g).view(_RECORD)
                 cell, learnt = self._begin(records, cells, base[g], hour[new], value[new], profile[g])
                 now.view(_WHOLE_RECORD)[g] = records.view(_WHOLE_RECORD)
-                patch = Patch(cell, {"#cell": learnt})
-                if most > 1:
-                    cells.view(_WHOLE_CELL)[cell] = learnt.view(_WHOLE_CELL)
+                cells.view(_WHOLE_CELL)[cell] = learnt.view(_WHOLE_CELL)
             g = group[which]
             usual[which], unit[which] = _usual(now, g, part[which]), now["unit"].take(g)
             self._sum(now, g, value[which] - usual[which], unit[which], profile)
-        if most > 1:
-            cell = ((pairs.row[moving] * _CELLS)[:, None] + np.arange(_CELLS)).reshape(-1)
-            patch = Patch(cell, {"#cell": cells})
-        return usual, unit, [Patch(pairs.row, {"#record": now}), patch]
+        cell = ((pairs.row[moving] * _CELLS)[:, None] + np.arange(_CELLS)).reshape(-1)
+        return usual, unit, [Patch(pairs.row, {"#record": now}), Patch(cell, {"#cell": cells})]
 
     def _sum(self, now: NDArray[np.void], group: Ints, distance: Floats, unit: Floats, profile: Ints) -> None:
         """Add readings to the sums of their hour, in order."""

@@ -111,10 +111,13 @@ class Pairs:
         owner, start, count = batch.owner, batch.start, batch.count
         if segments is not None:
             owner, start, count = owner.take(segments), start.take(segments), count.take(segments)
-        if rows.is_single and (count == 1).all():  # of a large city most batches: one reading beside one watch each
-            place = np.arange(len(owner))
-            return cls(rows.begin.take(owner), place, count, place, start)
-        number = rows.number[owner]
+        number = rows.number.take(owner)
+        if rows.is_single and number.all():
+            row = rows.begin.take(owner)
+            if (count == 1).all():  # of a large city most batches: one reading beside one watch each
+                place = np.arange(len(owner))
+                return cls(row, place, count, place, start)
+            return cls.grouped(row, start, count)
         row = spans(rows.begin[owner], number)
         return cls.grouped(row, np.repeat(start, number), np.repeat(count, number))
 

@@ -372,7 +372,12 @@ class Engine:
         if not 0 <= own[0] < self._size:
             return []
         watched = [*(family.rows for family in self.families.values()), self.offline.rows]
-        return sorted({rule for rows in watched for rule in rows.rule[rows.of_sensors(own)].tolist()})
+        found = {rule for rows in watched for rule in rows.rule[rows.of_sensors(own)].tolist()}
+        for group in self.groups_with(own, np.zeros(1, np.int64)):
+            rule, _ = self.watch_of(group)
+            if int(own[0]) in concerned(self.rules.rules[rule], self.members(group).tolist()):
+                found.add(rule)
+        return sorted(found)
 
     def memory(self) -> Ints:
         """By sensor, the span of readings (µs) after which how its watches stand rests on what they showed since."""

@@ -447,6 +447,10 @@ class Engine:
         rules = set(self.offline.rows.rule[self.offline.rows.of_sensors(own)].tolist())
         for family in self.families.values():
             rules.update(self.fitted.public[family.rows.rule[family.rows.of_sensors(own)]].tolist())
+        for group in self.groups_with(own, np.zeros(1, np.int64)):
+            rule, _ = self.watch_of(group)
+            if int(own[0]) in concerned(self.rules.rules[rule], self.members(group).tolist()):
+                rules.add(rule)
         return sorted(rules)
 
     def changed(self, before: Engine, alerts: Iterable[Alert]) -> list[Alert]:

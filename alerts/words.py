@@ -136,7 +136,7 @@ def _together(catalog: Catalog, t: Transition) -> tuple[str, str]:
     odds = f"10^-{t.value:.1f}"
     return (
         f"多测点联合异常，{most} 最为异常（概率 {odds}，自 {since}）",
-        f"its sensors together are unlike what they have been, {most} most of all (probability {odds}, since {since})",
+        f"sensors together unlike what they have been, {most} most of all (probability {odds}, since {since})",
     )
 
 

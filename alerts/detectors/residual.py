@@ -103,7 +103,9 @@ class DeviationWatches:
         shown = (~np.isnan(others)).sum(axis=1)
         expected = np.full(len(others), np.nan)
         enough = np.flatnonzero(shown >= self.least[row])
-        expected[enough] = np.nanmedian(others[enough], axis=1) if others.shape[1] > 1 else others[enough, 0]
+        ordered, number = np.sort(others[enough], axis=1), shown[enough]  # NaN come last
+        place = np.arange(len(enough))
+        expected[enough] = (ordered[place, (number - 1) // 2] + ordered[place, number // 2]) / 2
         x = samples.value[:, 0] - expected
         relative = self.is_percent[row]
         if relative.any():

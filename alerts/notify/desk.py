@@ -17,12 +17,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from alerts.holds import HELD
 from alerts.notify.notice import Notice, is_active, worst_first
 from alerts.notify.plan import Plan, Receiver, Route
 from twin.model import HOUR, LEVELS, MINUTE, Alert, AlertState, Level, Micros
 from twin.telling import Delivery, Group, HeldBack, Watched
 
-HELD: Final = frozenset({"shelved", "suppressed", "out_of_service", "chattering"})
 LOOK_AGAIN: Final = HOUR  # at what is held: the end of a hold is an event, so this is for safety only
 TOGETHER: Final = MINUTE  # escalations and repetitions of a group that are due so close are one notice
 MOST_ALERTS: Final = 500  # in one notice; more are several

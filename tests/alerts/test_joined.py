@@ -220,6 +220,7 @@ def test_an_alert_of_several_sensors_names_the_most_unusual_and_marks_the_readin
     docket = Docket(AlertBook(), rules(text), 1, city, T0)
     for transition in judged.transitions:
         docket.judge(transition)
+    assert [Engine(rules(text), city).rules_on(n) for n in range(5)] == [[0]] * 5
     assert "loop/c3 most of all" in docket.events[0].message_en
     assert "loop/c3 最为异常" in docket.events[0].message_zh
 

@@ -21,10 +21,10 @@ from typing import Any, Final
 
 import psycopg
 
+from alerts.holds import HELD
 from alerts.notify import alertmanager
 from alerts.notify.calls import Answer
 from alerts.notify.desk import (
-    HELD,
     MOST_ALERTS,
     TOGETHER,
     Facts,

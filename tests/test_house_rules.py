@@ -38,7 +38,7 @@ PURE = (
     "ingest.arrow", "ingest.judgement",
     "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation", "alerts.parameters", "alerts.rules",
     "alerts.engine", "alerts.detectors", "alerts.lifecycle", "alerts.words",
-    "alerts.judge",
+    "alerts.groups", "alerts.judge",
 )  # fmt: skip
 # Its one purpose is an effect: a process in which a library may crash.
 APART = ("models3d.confined",)

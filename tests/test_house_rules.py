@@ -41,7 +41,7 @@ PURE = (
     "ingest.quality",
     "ingest.arrow", "ingest.judgement",
     "ingest.recorded", "ingest.replay", "ingest.wire", "ingest.conversation",
-    "alerts.composites", "alerts.composition", "alerts.parameters", "alerts.reach", "alerts.rules",
+    "alerts.composites", "alerts.composition", "alerts.parameters", "alerts.groups", "alerts.reach", "alerts.rules",
     "alerts.engine", "alerts.detectors", "alerts.lifecycle", "alerts.words", "alerts.holds",
     "alerts.judge", "alerts.scopes", "alerts.rule_diff", "alerts.comparing",
     "alerts.causes", "alerts.floods", "alerts.incidents", "twin.incident", "alerts.notify", "alerts.cap",

@@ -357,11 +357,14 @@ class IncidentBook:
         """What was told of the same asset, the same rule first, of what can have one cause: a device's own troubles
         are not its asset's."""
         standing = islice(reversed(self._on.get(m.asset or m.subject, {}).values()), CROWD)
-        others = [other for other in standing if not other.is_withdrawn]
-        for other in others:  # chatter: where the one before went, even if by hand
+        others: list[Member] = []
+        # Chatter, and what late data put in the place of another: where the one before went, even if by hand.
+        for other in standing:
             if other.rule == m.rule and other.subject == m.subject and _in_time(m, other) and self._is_open_to(other):
                 yield other
                 return
+            if not other.is_withdrawn:
+                others.append(other)
         is_device = SIGNS[m.sign].rank == 0
         for other in others:
             if (SIGNS[other.sign].rank == 0) is is_device and _in_time(m, other) and self._is_open_to(other):
@@ -478,7 +481,9 @@ class IncidentBook:
     def merge(self, id_: str, others: Sequence[str], at: Micros, by: str | None, note: str | None) -> Incident:
         """Make the `others` part of one. Raises `NotFound`, `Conflict`."""
         into = self.find(id_)
-        found = [self.find(other) for other in dict.fromkeys(others) if other != id_]
+        found = [self.find(other) for other in dict.fromkeys(others)]
+        if into in found:
+            raise Conflict(f"{id_} cannot become part of itself / 事件不能并入自身")
         for incident in (into, *found):
             if incident.state == "merged":
                 raise Conflict(f"{incident.id} is part of {incident.merged_into} / 事件已并入 {incident.merged_into}")
@@ -565,7 +570,7 @@ class IncidentBook:
         causes, explained = self._root(alerts)
         root = causes[0][0] if causes else None
         reasons = tuple(_reasons(causes, alerts, explained))
-        zh, en = _title(root, alerts, explained)
+        zh, en = _title(root, alerts, explained) if incident.state != "merged" else _MERGED
         return Summary(
             root=root,
             first=min(alerts, key=lambda m: (m.raised_at, m.alert), default=None),
@@ -752,6 +757,7 @@ def _id(*parts: str) -> str:
 _BESIDE: Final = ("{}与之同处同时发生", "{} about the same place and time")
 _CONTRIBUTES: Final = ("{}也可能有影响", "{} may have contributed")
 _BY_HAND: Final = ("{}由人工归并", "{} put here by hand")
+_MERGED: Final = ("已并入其他事件", "Part of another incident")
 
 
 def _several(sign: str, count: int) -> tuple[str, str]:

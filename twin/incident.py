@@ -51,8 +51,9 @@ class Member:
 
     @property
     def counts(self) -> bool:
-        """Whether it bears on how bad things are: neither taken back nor held back by people or design."""
-        return not self.is_withdrawn and not self.flags
+        """Whether it bears on how bad things are: neither taken back nor held back by people or design. One that only
+        waits to be closed (`latched`) does."""
+        return not self.is_withdrawn and not set(self.flags).difference(("latched",))
 
     @property
     def ends(self) -> Micros:

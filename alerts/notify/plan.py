@@ -566,7 +566,7 @@ class _Table:
             self.wrong(name, str(error))
             return low
         if not low <= found <= high:
-            self.wrong(name, f'must be a duration such as "30s" or "5min", from {low // 1000} ms to {high // DAY} d')
+            self.wrong(name, f'must be a duration such as "30s" or "5min", from {_said(low)} to {_said(high)}')
             return low
         return found
 
@@ -738,10 +738,16 @@ class _PlanReader:
             if isinstance(url, str) and url.startswith(ENVIRONMENT):
                 table.variable("url", url)
             elif not isinstance(url, str) or not _is_http(url):
-                table.wrong("url", "must be an address http://… or https://…, or env:NAME")
+                table.wrong("url", "must be an address http://… or https://… in ASCII (%XX for others), or env:NAME")
+            elif "@" in urlsplit(url).netloc:  # it would be shown, and is not sent
+                table.wrong("url", "must hold no user and password: give them as headers")
         headers = table.table.get("headers", {})
         if not isinstance(headers, dict) or not all(_HEADER_NAME.fullmatch(header) for header in headers):
             table.wrong("headers", "must be a table of header names and values")
+        else:
+            for header, value in headers.items():
+                if isinstance(value, str) and not value.isascii():
+                    table.wrong(f"headers.{header}", "must be ASCII: HTTP has no other letters there")
         if kind == "mail":
             table.text("host", most=253)
             table.whole("port", 587, 1, 65535)
@@ -918,13 +924,22 @@ class _PlanReader:
                 check(f"route {number}", "escalate", stage, both, "receiver or roster")
 
 
+def _said(span: Micros) -> str:
+    """A bound of a duration, in its largest whole unit."""
+    for unit, width in (("d", DAY), ("h", HOUR), ("min", MINUTE), ("s", SECOND)):
+        if span >= width and span % width == 0:
+            return f"{span // width}{unit}"
+    return f"{span // 1000}ms"
+
+
 def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and re.search(r"[\s\x7f]", url) is None
+    is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+    return is_address and url.isascii() and re.search(r"[\x00-\x20\x7f]", url) is None
 
 
 def _is_mqtt(url: str) -> bool:

@@ -225,6 +225,9 @@ def test_what_is_held_back_does_not_make_an_incident_worse() -> None:
     town.tell("w1", "level", 1, rule="high", level=4, flags=("shelved",))
     told = town.book.summary(town.only())
     assert (told.level, told.held, told.alerts) == (2, 1, 2)
+    town.tell("w1", "level", 2, "cleared", flags=("latched",), state=CLEARED)
+    told = town.book.summary(town.only())
+    assert (told.peak, told.held) == (2, 1), "one that waits to be closed is not held back"
 
 
 def test_what_people_decide_is_not_undone_by_the_next_event() -> None:
@@ -253,6 +256,31 @@ def test_what_people_decide_is_not_undone_by_the_next_event() -> None:
     assert {"level@w47"} in town.groups(), "what was ended takes nothing more in"
     with pytest.raises(NotFound):
         town.book.split(new.id, ["nobody"], NOW, None, None)
+
+
+def test_what_late_data_put_in_the_place_of_an_alert_goes_where_people_had_put_that() -> None:
+    town = Town()
+    town.tell("pump", "pump", 0)
+    town.tell("w50", "level", 5)
+    parted = town.tell("w49", "level", 6)
+    old = town.only()
+    new = town.book.split(old.id, [parted], NOW, "li", "a blockage")
+    town.tell("w49", "level", 6, "withdrawn", replaces=f"raised-{parted}-{NOW + 6 * MINUTE}")
+    assert new.state == "withdrawn"
+    town.tell("w49", "level", 3, alert="earlier")
+    assert [m.alert for m in new.alerts] == ["earlier"]
+    assert (new.state, new.active) == ("open", 1)
+
+
+def test_an_incident_cannot_take_itself_in_and_one_taken_in_says_so() -> None:
+    town = Town()
+    town.tell("w1", "level", 0)
+    town.tell("w2", "level", 500)
+    one, other = town.standing
+    with pytest.raises(Conflict, match="itself"):
+        town.book.merge(one.id, [one.id], NOW, "li", None)
+    town.book.merge(one.id, [other.id], NOW, "li", None)
+    assert town.book.summary(other).title_zh == "已并入其他事件"
 
 
 def shown(book: IncidentBook, incidents: Mapping[str, Incident]) -> list[Any]:

@@ -144,6 +144,21 @@ escalate = ["yyy"]
     assert len(found) == 17
 
 
+def test_an_address_or_header_that_cannot_be_sent_is_refused_before_it_is_needed() -> None:
+    start = '[receiver.a]\ntype = "webhook"\n'
+    for rest, said in (
+        ('url = "http://127.0.0.1/报警"', "url: must be an address http://… or https://… in ASCII"),
+        ('url = "http://user:geheim@127.0.0.1/"', "url: must hold no user and password"),
+        ('url = "http://127.0.0.1/"\nheaders = { X-City = "合肥" }', "headers.X-City: must be ASCII"),
+        (
+            'url = "http://127.0.0.1/"\ntimeout = "1h"',
+            'timeout: must be a duration such as "30s" or "5min", from 1ms to 2min',
+        ),
+    ):
+        (found,) = mistakes(start + rest)
+        assert said in found
+
+
 @pytest.mark.parametrize("text", ["[receiver", "a = 1", "receiver = 3", "route = {}", "\x00", "[[route]]\nreceivers=5"])
 def test_what_is_no_plan_is_refused(text: str) -> None:
     assert mistakes(text)

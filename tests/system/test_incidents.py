@@ -259,3 +259,12 @@ def test_figures_about_alerts_are_those_of_what_was_told(cimtwin: Callable[..., 
     empty = city.get("/kpis", **{"from": "2020-01-01T00:00:00Z", "to": "2020-01-02T00:00:00Z"})
     assert (empty["alerts"], empty["top_rules_share"], empty["acknowledge"]["p50_s"]) == (0, None, None)
     assert httpx.get(f"{city.url}/api/v1/kpis?from=2020-01-01T00:00:00Z&to=2024-01-01T00:00:00Z").status_code == 422
+    # What is held back asks for nobody's attention: not in the figures, nor towards a flood, also after a restart.
+    assert city.post("/holds", {"kind": "suppress", "matchers": {"rule": "rain"}}).status_code == 200
+    say(city, 12, rg_01=5)
+    until(lambda: city.get("/alerts", flag="suppressed")["items"], "an alert that is held back")
+    assert city.get("/kpis")["alerts"] == 7
+    rate = city.get("/floods")["now"]["rate"]
+    city.kill()
+    city.start()
+    until(lambda: city.get("/floods")["now"]["rate"] == rate == 7, "the rate from before")

@@ -17,6 +17,7 @@ from twin.api.view import ServiceView
 from twin.model import Alert, AlertEvent, AlertState, Conflict, NotFound
 from twin.network.tracing import trace
 from twin.store import assets as store
+from twin.store import incidents
 from twin.store.notify import alerts_of_incident
 
 CAP: Final = "application/cap+xml"
@@ -124,7 +125,9 @@ def router(service: ServiceView, networks: Networks) -> APIRouter:
     async def incident_cap(id: str, number: Number = None, area: Around = "asset") -> Response:
         ids = await alerts_of_incident(reader, id)
         if not ids:
-            raise NotFound(f"no incident {id} / 没有事件 {id}")
+            merged = (await incidents.one(reader, id) or {}).get("merged_into")
+            part = "" if merged is None else f": it is part of {merged} / 已并入 {merged}"
+            raise NotFound(f"no alerts in an incident {id} / 事件 {id} 没有报警{part}")
         alerts = await reader.alerts_of(ids)
         events = sorted([e for one in ids for e in await reader.alert_events(one)], key=lambda event: event.seq)
         shown = alerts[:AREA_ALERTS]

@@ -160,10 +160,10 @@ def router(service: ServiceView) -> APIRouter:
         if given.action == "note" and not (given.note or "").strip():
             raise Invalid("note", "must not be empty", "不能为空")
         others = {"merge": given.incidents, "split": given.alerts}.get(given.action, [])
+        field = "incidents" if given.action == "merge" else "alerts"
         if given.action in ("merge", "split") and not others:
-            field = "incidents" if given.action == "merge" else "alerts"
             raise Invalid(field, "must name at least one", "至少要有一个")
-        for name, text in (("by", given.by), ("note", given.note), ("id", id), *(("others", one) for one in others)):
+        for name, text in (("by", given.by), ("note", given.note), ("id", id), *((field, one) for one in others)):
             if text is not None and "\0" in text:
                 raise Invalid(name, "must not contain NUL", "不能含有 NUL 字符")
         action = Action(id, given.action, given.by, given.note, tuple(others), await once(request, key))

@@ -169,9 +169,10 @@ def answer(connection: Connection, key: str, route: str, status: int, body: byte
 
 
 def told_since(connection: Connection, at: Micros) -> list[Micros]:
-    """When alerts asked for attention, from `at` on: raised, or worse than before."""
+    """When alerts asked for attention, from `at` on: raised, or worse than before, and not held back."""
     found = connection.execute(
-        "select at from alert_events where at >= %s and transition in ('raised', 'escalated') order by seq",
+        "select at from alert_events where at >= %s and transition in ('raised', 'escalated') and flags = '{}'"
+        " order by seq",
         (moment(at),),
     ).fetchall()
     return [micros(row[0]) for row in found]

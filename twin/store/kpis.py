@@ -1,7 +1,7 @@
 """Figures about the alerts of a span of time, computed by the database from what was told.
 
-What asks for an operator's attention is an alert that is raised, or becomes worse; times are those at which it was
-told, but for chatter, which is a matter of the measured thing, and how long alerts stand.
+What asks for an operator's attention is an alert that is raised, or becomes worse, and is not held back. Times are
+those at which it was told, but for chatter, which is a matter of the measured thing, and how long alerts stand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STALE: Final[Micros] = DAY
 LISTED: Final = 10
 
 _SPAN: Final = "at >= %(start)s and at < %(end)s"
-_CALLS: Final = f"{_SPAN} and transition in ('raised', 'escalated')"
+_CALLS: Final = f"{_SPAN} and transition in ('raised', 'escalated') and flags = '{{}}'"
 _SUBJECT: Final = (
     "coalesce((select s.device || '/' || s.property from sensors s where s.id = {0}.sensor_id), {0}.asset)"
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twin.model import LEVELS, Level, Micros
 
@@ -105,7 +105,7 @@ def unfit(rule: Rule, by_id: Mapping[str, Rule]) -> Iterator[tuple[str, str]]:
     assert isinstance(composition, Composition)
     field = "of" if rule.detector == "neighbours" else "level_from"
     members = {member.rule for member, _ in composition.holds.members()}
-    for name in composition.rules():
+    for name in filter(None, composition.rules()):  # that one is not named at all was said already
         where = field
         if name in members and rule.detector != "neighbours":
             where = next((f for f in ("all", "any", "not") if _names(rule.raw.get(f), name)), field)
@@ -127,6 +127,10 @@ def _names(value: object, name: str) -> bool:
 
 
 # Reading
+
+
+class _Telling(Protocol):
+    def wrong(self, name: str, text: str) -> None: ...
 
 
 def read_composite(reader: Reader) -> Composition:
@@ -240,12 +244,12 @@ class _Reading:
             self.wrong(f"{name}.sensors", 'must be "any", "all", or how many')
             need = 1
         window = _window(self.reader, f"{name}.window", table) if "window" in table else self.window
-        return Member(rule, _level(self.reader, f"{name}.at_least", table), need, window, self.scope(name, table))
+        return Member(rule, _level(self, f"{name}.at_least", table), need, window, self.scope(name, table))
 
     def scope(self, name: str, table: dict[str, Any]) -> Scope:
-        on = _word(self.reader, f"{name}.on", table["on"], PLACES[2:] + PLACES[:1]) if "on" in table else ""
-        along = _word(self.reader, f"{name}.along", table["along"], ALONG) if "along" in table else ""
-        within_m = _distance(self.reader, f"{name}.within", table["within"]) if "within" in table else 0.0
+        on = _word(self, f"{name}.on", table["on"], PLACES[2:] + PLACES[:1]) if "on" in table else ""
+        along = _word(self, f"{name}.along", table["along"], ALONG) if "along" in table else ""
+        within_m = _distance(self, f"{name}.within", table["within"]) if "within" in table else 0.0
         if on and (along or within_m):
             self.wrong(f"{name}.on", "cannot be combined with along or within")
         if (along or within_m) and self.place in ("area", "city"):
@@ -282,14 +286,14 @@ def _check_runs(reader: Reader) -> None:
         reader.wrong("clear.margin", "is of values; a composite has none of its own")
 
 
-def _word(reader: Reader, name: str, value: object, words: tuple[str, ...]) -> str:
+def _word(reader: _Telling, name: str, value: object, words: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in words:
         reader.wrong(name, f"must be one of {', '.join(words)}")
         return words[0]
     return value
 
 
-def _level(reader: Reader, name: str, table: dict[str, Any]) -> Level:
+def _level(reader: _Telling, name: str, table: dict[str, Any]) -> Level:
     value = table.get("at_least", "blue")
     if not isinstance(value, str) or value not in LEVELS:
         reader.wrong(name, f"must be one of {', '.join(LEVELS)}")
@@ -301,7 +305,7 @@ def _window(reader: Reader, name: str, table: dict[str, Any]) -> Micros:
     return reader.as_duration(name, table["window"]) if "window" in table else 0
 
 
-def _distance(reader: Reader, name: str, value: object) -> float:
+def _distance(reader: _Telling, name: str, value: object) -> float:
     found = _DISTANCE.fullmatch(value.strip()) if isinstance(value, str) and len(value) < 40 else None
     metres = float(found[1]) * (1000 if found[2] == "km" else 1) if found else 0.0
     if not 0 < metres <= FURTHEST_M:

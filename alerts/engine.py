@@ -150,7 +150,7 @@ class Engine:
                 sensors = sensors[np.broadcast_to(has_low | has_high, len(sensors))]
             family = family_of(rule)
             if family in JOINED:
-                joined[family].append((index, groups_of(rule, sensors, catalog)))
+                joined[family].append((index, sensors))
                 continue
             families[family].append((index, sensors))
         self.families: dict[str, Family] = {}
@@ -158,12 +158,16 @@ class Engine:
             rows = _rows(families[name], self._size)
             self.families[name] = kind.build(self.fitted.rules, rows, catalog.low, catalog.high)
         self.joined: dict[str, JoinedFamily] = {}
+        sensors_of = {place: np.unique(np.concatenate(parts)) for place, parts in watching.items()}
         for name, joins in JOINED.items():
-            groups = _grouped(self.fitted.rules, joined[name], self._size)
+            parts = [
+                (n, groups_of(self.fitted.rules[n], sensors, catalog, sensors_of[int(self.fitted.public[n])]))
+                for n, sensors in joined[name]
+            ]
+            groups = _grouped(self.fitted.rules, parts, self._size)
             self.joined[name] = joins.grouped(self.fitted.rules, *groups)
         self.families |= self.joined
         self.offline = self._offline(silent, catalog, started_at)
-        sensors_of = {place: np.unique(np.concatenate(parts)) for place, parts in watching.items()}
         self.composites = Composites(rules, catalog, sensors_of, reach, only)
 
     def _offline(self, silent: list[tuple[int, Indices]], catalog: Catalog, started_at: Micros) -> OfflineWatches:

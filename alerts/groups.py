@@ -17,16 +17,17 @@ MOST: Final = 16  # members of a group, its pivot among them
 _METRES: Final = 111_195.0  # of a degree of latitude, on a sphere of 6,371 km
 
 
-def groups_of(rule: Rule, sensors: Indices, catalog: Catalog) -> Indices:
+def groups_of(rule: Rule, sensors: Indices, catalog: Catalog, among: Indices | None = None) -> Indices:
     """The groups of a rule over the sensors that it looks at: catalogue indices [groups, most members], pivots first
-    and ascending, -1 where a group has fewer. A sensor without what it is to be held against has none."""
+    and ascending, -1 where a group has fewer. A sensor without what it is to be held against has none. Neighbours are
+    looked for `among` these, ascending (None: the same sensors): other limits do not make a sensor a stranger."""
     match rule.parameters:
         case Residual() as residual:
             found = _beside(sensors, residual.model, catalog)
         case Spectrum() as spectrum:
             found = _with_temperature(sensors, spectrum.temperature, catalog)
         case Neighbours() as neighbours:
-            found = _near(sensors, neighbours, catalog)
+            found = _near(sensors, sensors if among is None else among, neighbours, catalog)
         case Together() as together:
             found = _sorted_out(sensors, together.over, catalog)
         case _:
@@ -75,21 +76,24 @@ def _with_temperature(sensors: Indices, pattern: str, catalog: Catalog) -> list[
     return found
 
 
-def _near(sensors: Indices, wanted: Neighbours, catalog: Catalog) -> list[list[int]]:
+def _near(sensors: Indices, among: Indices, wanted: Neighbours, catalog: Catalog) -> list[list[int]]:
     """Each sensor with the nearest of its kind, `MOST` at most in all, all within the distance. Sensors of one place
     are neighbours too; those without a place have none."""
     by_kind: dict[tuple[str, str | None, str], list[int]] = {}
-    for index in sensors.tolist():
+    for index in among.tolist():
         sensor = catalog.sensors[index]
         if sensor.lon is not None and sensor.lat is not None:
             by_kind.setdefault((sensor.kind, sensor.statistic, sensor.tenant), []).append(index)
     found = []
+    pivots = set(sensors.tolist())
     for members in by_kind.values():
         own = np.array(members)
         plane = _plane(catalog.lon[own], catalog.lat[own])
         most = min(MOST, len(own))
         distance, place = cKDTree(plane).query(plane, k=np.arange(1, most + 1))
         for n, index in enumerate(members):
+            if index not in pivots:
+                continue
             beside = [members[p] for d, p in zip(distance[n], place[n], strict=True) if d <= wanted.within and p != n]
             if len(beside) >= wanted.count:
                 found.append([index, *sorted(beside[: MOST - 1])])

@@ -11,8 +11,8 @@ Table = Mapping[str, Any]
 
 
 def difference(before: str, after: str, names: tuple[str, str] = ("before", "after")) -> dict[str, Any]:
-    """`added` and `removed` (ids), `changed` (`{"rule", "fields": {name: {"before", "after"}}}`), `overrides` and
-    `tests` (`added`, `removed`: as written) and `text`, a unified diff. Both texts are TOML that was taken before."""
+    """`added` and `removed` (ids), `changed` (`{"rule", "fields": {name: {"before", "after"}}}`), `overrides`,
+    `inhibits` and `tests` (`added`, `removed`: as written) and `text`, a unified diff. Both texts are TOML that was taken before."""
     old, new = tomllib.loads(before), tomllib.loads(after)
     was, now = ({str(rule.get("id")): rule for rule in table.get("rule", [])} for table in (old, new))
     changed = [
@@ -24,6 +24,7 @@ def difference(before: str, after: str, names: tuple[str, str] = ("before", "aft
         "removed": [rule for rule in was if rule not in now],
         "changed": changed,
         "overrides": _tables(old.get("override", []), new.get("override", [])),
+        "inhibits": _tables(old.get("inhibit", []), new.get("inhibit", [])),
         "tests": _tables(old.get("test", []), new.get("test", [])),
         "text": "\n".join(lines),
     }

@@ -88,9 +88,10 @@ _DEFAULT_LEVEL: Final = {
 FOLLOWING: Final = ("composite", "neighbours of")  # they may look wherever the rules look that they follow
 _WHERE: Final = ("tag", "not_tag", "domain", "tenant", "asset", "device", "statistic", "kind")
 SCOPES: Final = ("sensor", "asset", "area", "tag", "tenant")  # of an override, the narrowest first
-# What an override may change beside what its detector takes. Not the side: the limits would mean something else.
+# What an override may change beside what its detector takes. Not the side: the limits would mean something else; nor
+# over what sensors are judged as one: that would be another detector.
 _OVERRIDABLE: Final = frozenset({"enabled", "source", "mark"})
-_NOT_OVERRIDABLE: Final = frozenset({"side"})
+_NOT_OVERRIDABLE: Final = frozenset({"side", "over"})
 _TABLES: Final = ("rule", "override", "inhibit", "test")
 
 
@@ -516,10 +517,10 @@ def _entries(
     return list(zip(range(1, len(entries) + 1), entries, places, strict=True))
 
 
-def overridable(detector: str) -> frozenset[str]:
-    """The fields of a detector's rules that an override may give; none for one that does not judge each sensor by
-    itself."""
-    takes = PARAMETERS.get(detector)
+def overridable(rule: Rule) -> frozenset[str]:
+    """The fields that an override may give of a rule; none of one that does not judge each sensor by itself."""
+    detector = rule.detector
+    takes = PARAMETERS.get(f"{detector} of" if "of" in rule.raw and f"{detector} of" in PARAMETERS else detector)
     if takes is not None and not takes.by_sensor:
         return frozenset()
     if detector == "offline":
@@ -548,7 +549,7 @@ def _override(
     if math.prod(len(words) for _, words in scope) > MAX_SCOPE:
         reader.wrong(scope[0][0], f"more than {MAX_SCOPE} combinations; make several overrides")
     fields = {name: value for name, value in table.items() if name != "rule" and name not in SCOPES}
-    allowed = overridable(rule.detector) if rule.detector in FIELDS else frozenset(fields)
+    allowed = overridable(rule) if rule.detector in FIELDS else frozenset(fields)
     for name in fields.keys() - allowed:
         reader.wrong(name, f"cannot be overridden in a rule of detector {rule.detector}")
     if not fields.keys() - {"source", "mark"}:
@@ -577,6 +578,9 @@ def overridden(
     if isinstance(table.get("mark"), dict) and not any("mark" in given for given in fields):
         present = table.get("levels", table["mark"])
         table["mark"] = {name: mark for name, mark in table["mark"].items() if name in present}
+    if isinstance(table.get("window"), dict) and not any("window" in given for given in fields):
+        present = table.get("levels", table["window"])
+        table["window"] = {name: span for name, span in table["window"].items() if name in present}
     before = len(problems)
     found = _RuleReader(table, place, kinds, problems).rule(rule.line, False)
     return found if len(problems) == before else None

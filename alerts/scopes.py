@@ -210,8 +210,9 @@ def _limited(rule: Rule, limits: Sequence[float | None]) -> tuple[Rule | None, s
     why = disorder(rule.side, rule.detector, levels)
     if low is not None and high is not None and low >= high:
         why.append("min must be below max")
-    if rule.detector == "rate" and any(limit <= 0 for limit in levels):
-        why.append("a change's limit must be above 0")
+    # Of these the levels are amounts, and the side tells the direction.
+    if (rule.detector == "rate" or rule.parameters is not None) and any(limit <= 0 for limit in levels):
+        why.append("this limit must be above 0")
     if never_clears(rule.detector, rule.side, levels, low, high, rule.clear_margin):
         why.append("the margin is so wide that the alert could never clear")
     if why:

@@ -408,7 +408,7 @@ class Judgement:
             stored = readings.take((is_new | is_late) & np.isin(readings.sensor, redo))
             late_from = self._first_late(redo, late)
             update, after, found = self._judge_again(redo, late_from, stored, docket, archive)
-            since |= self.engine.composites.followed(redo, after)
+            since |= self._followed(redo, after)
             again += found
             decision.updates.append(update)
             # What lies before the point that was started from is not judged, and changes no snapshot.
@@ -602,6 +602,12 @@ class Judgement:
             after[fits] = newest[fits]
         return pick, after
 
+    def _followed(self, sensor: Indices, after: Ints) -> dict[tuple[int, int], Micros]:
+        """What composites follow of sensors that are judged again; not the groups that they are the pivots of, which
+        are judged again from a moment of their own."""
+        found = self.engine.composites.followed(sensor, after)
+        return {key: at for key, at in found.items() if family_of(self.rules.rules[key[0]]) not in JOINED}
+
     def _is_by_own_readings(self, rule: str) -> bool:
         """Whether the rule's alerts come of one sensor's readings."""
         known = self.rules.by_id.get(rule)
@@ -714,7 +720,7 @@ class Judgement:
             _, update = small.observe(known)
             small.apply(update)
             self.engine.apply(self.engine.merge(small))
-            again = Redone(self.engine.composites.followed(redo, after), update.steps)
+            again = Redone(self._followed(redo, after), update.steps)
             self.engine.apply(self.engine.compose((), again)[1])
             self._recover_groups(in_time.take(in_time.judgeable()), archive)
         active = [alert for alert in self.book.open.values() if alert.state.is_active]

@@ -76,6 +76,16 @@ def test_what_cannot_be_followed_is_refused_with_its_place(body: str, field: str
     assert any(p.field == field and said in p.text and "c" in p.place for p in refused.value.problems), refused.value
 
 
+@pytest.mark.parametrize(
+    "body",
+    ['all = [{ rule = "high", within = "50" }]', "all = [{ rule = 3 }]", 'all = [{ rule = "high", along = "up" }]'],
+)
+def test_one_mistake_is_told_once(body: str) -> None:
+    with pytest.raises(InvalidRules) as refused:
+        rules(composite(body))
+    assert len(refused.value.problems) == 1, refused.value
+
+
 def test_what_a_composite_follows_bears_on_whether_it_judges_alike() -> None:
     text = composite('all = ["high"]\nnot = [{ rule = "pump", window = "1h" }]')
     one = rules(text)

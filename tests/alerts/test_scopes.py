@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alerts.engine import Engine, effective_on, fitted
+from alerts.parameters import Accumulating
 from alerts.rules import RuleSet, parse_rules, parse_rules_table
 from twin.catalog import AssetFacts, Catalog
 from twin.model import InvalidRules
@@ -308,3 +309,39 @@ def test_the_state_of_silence_follows_the_sensor_whose_rule_changed_only() -> No
     assert set(rule.tolist()) == {0}
     told, update = new.tick(T0 + 21 * MINUTE)
     assert [(t.sensor, t.observed_at - T0) for t in told if t.sensor >= 0] == [(n, 20 * MINUTE) for n in (3, 4, 5)]
+
+
+def test_rules_over_other_rules_and_what_is_judged_as_one_are_not_overridden() -> None:
+    count = '[[rule]]\nid = "many"\ndetector = "neighbours"\nof = "ponding"\nwithin = "50m"\n'
+    found = refusals(PONDING + count + override('tag = "a"', "count = 3", "many"))
+    assert [problem.partition(": ")[2] for problem in found] == ["cannot be overridden in a rule of detector neighbours"]
+    alone = '[[rule]]\nid = "strange"\nkind = "drainage.ponding_depth"\ndetector = "anomaly"\n'
+    found = refusals(alone + override('tag = "a"', 'over = "device"', "strange"))
+    assert [problem.partition(": ")[2] for problem in found] == ["cannot be overridden in a rule of detector anomaly"]
+
+
+def test_windows_by_level_follow_the_levels_that_an_override_gives() -> None:
+    rain = (
+        '[[rule]]\nid = "rain"\nkind = "drainage.rainfall"\ndetector = "accumulate"\n'
+        'window = { blue = "1h", red = "30min" }\nlevels = { blue = 20, red = 50 }\n'
+    )
+    city = catalog(sensor(0, "drainage.rainfall", tags=("a",)))
+    (variant,) = fitted(rules(rain + override('tag = "a"', "levels = { red = 40 }", "rain")), city).rules[1:]
+    assert isinstance(variant.parameters, Accumulating)
+    assert variant.parameters.windows == (0, 0, 0, 30 * MINUTE)
+
+
+def test_neighbours_stay_neighbours_whatever_their_limits() -> None:
+    near = (
+        '[[rule]]\nid = "near"\nkind = "drainage.ponding_depth"\ndetector = "neighbours"\nwithin = "1km"\ncount = 2\n'
+        "levels = { blue = 2 }\n"
+    )
+    city = catalog(*(sensor(n, tags=("a",) * (n == 0), lon=114 + n / 1000, lat=30.5) for n in range(3)))
+    groups = Engine(rules(near + override('tag = "a"', "levels = { blue = 5 }", "near")), city).joined["neighbours"]
+    assert groups.join.groups.member.tolist() == [[0, 1, 2], [1, 0, 2], [2, 0, 1]]
+    by_model = near.replace("blue = 2", 'blue = { of = "step" }')
+    city.describe({n: AssetFacts("", "", {"step": n - 1.0}) for n in range(3)}, frozenset({"step"}))
+    engine = Engine(rules(by_model), city)
+    assert [(lack.sensor, lack.why) for lack in engine.fitted.lacking] == [
+        (0, "this limit must be above 0"), (1, "this limit must be above 0"),
+    ]  # fmt: skip

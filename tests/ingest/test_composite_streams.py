@@ -106,9 +106,9 @@ SENSORS = (
 )
 
 
-def catalog() -> Catalog:
+def catalog(sensors: Sequence[Sensor] = SENSORS) -> Catalog:
     result = Catalog(KINDS)
-    result.put(list(enumerate(SENSORS)))
+    result.put(list(enumerate(sensors)))
     return result
 
 
@@ -173,8 +173,9 @@ def oracle(stream: Sequence[Reading]) -> list[tuple[str, str, int, int, float | 
 class Service:
     """A judgement with its archive, and what a restart finds of it."""
 
-    def __init__(self, rules: RuleSet = RULES) -> None:
+    def __init__(self, rules: RuleSet = RULES, sensors: Sequence[Sensor] = SENSORS) -> None:
         self.rules = rules
+        self.sensors = sensors
         self.kept = Kept()
         self.batches = 0
         self.now = self._judgement()
@@ -183,7 +184,7 @@ class Service:
 
     def _judgement(self) -> Judgement:
         return Judgement(
-            catalog(), self.rules, 1, lateness=24 * HOUR, default_tenant="default", max_bytes=1 << 20
+            catalog(self.sensors), self.rules, 1, lateness=24 * HOUR, default_tenant="default", max_bytes=1 << 20
         )  # fmt: skip
 
     def _save(self) -> None:
@@ -202,8 +203,8 @@ class Service:
     def take(self, batch: Sequence[Reading], at: int = START) -> None:
         raw = [
             RawMessage(
-                f"cim/v1/default/{SENSORS[s].device}/telemetry",
-                orjson.dumps({"ts": (START + m * MINUTE) // 1000, "values": {"v": v}}),
+                f"cim/v1/default/{self.sensors[s].device}/telemetry",
+                orjson.dumps({"ts": (START + m * MINUTE) // 1000, "values": {self.sensors[s].property: v}}),
                 START + 1000 * MINUTE + n,
             )
             for n, (s, m, v) in enumerate(batch)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from alerts.engine import effective_on, fitted
 from alerts.rule_diff import difference
-from alerts.rules import Override, Rule, RuleSet, parse_duration, parse_rules, parse_rules_json
+from alerts.rules import Override, Rule, RuleSet, parse_duration, parse_rules, parse_rules_json, to_toml
 from alerts.scopes import Lack
 from twin.api.errors import Invalid, done
 from twin.api.parameters import (
@@ -51,7 +51,8 @@ _VERSION: Final[dict[str, Any]] = {
 _DIFF: Final[dict[str, Any]] = {
     "from": 2, "to": 3, "added": [], "removed": ["gas-stuck"],
     "changed": [{"rule": "road-ponding", "fields": {"hold": {"before": "5min", "after": "3min"}}}],
-    "overrides": {"added": [], "removed": []}, "tests": {"added": [], "removed": []},
+    "overrides": {"added": [], "removed": []}, "inhibits": {"added": [], "removed": []},
+    "tests": {"added": [], "removed": []},
     "text": "--- version 2\n+++ version 3\n",
 }  # fmt: skip
 _LACK: Final[dict[str, Any]] = {
@@ -261,7 +262,7 @@ def router(service: ServiceView) -> APIRouter:
         for rule in rules.rules:
             if rule.id == id:
                 if media == TOML:
-                    text = parse_rules_json(orjson.dumps({"rule": [dict(rule.raw)]}), service.kinds).text
+                    text = to_toml(RuleSet((rule,), "", {rule.id: rule}))
                     return Response(text, media_type=f"{TOML}; charset=utf-8")
                 return json_answer(dict(rule.raw) | {"version": version})
         raise NotFound(f"no rule {id} / 没有规则 {id}")

@@ -132,13 +132,15 @@ class Margin:
 @dataclass(frozen=True, slots=True)
 class FromModel:
     """A limit that the sensor's asset gives: `(of - minus) * times + plus` in the kind's unit, `of` and `minus` being
-    numbers among the asset's attributes, or of what it is part of. `default` where one is missing (None: no limit)."""
+    numbers among the asset's attributes, or of what it is part of. `default` where one is missing (None: no limit), and
+    where the limit comes to less than `least`."""
 
     of: str
     minus: str = ""
     times: float = 1.0
     plus: float = 0.0
     default: float | None = None
+    least: float | None = None
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -150,7 +152,8 @@ class FromModel:
             return self.default
         base = numbers[self.of] - (numbers[self.minus] if self.minus else 0.0)
         found = base * self.times + self.plus
-        return found if math.isfinite(found) else self.default
+        is_believed = math.isfinite(found) and (self.least is None or found >= self.least)
+        return found if is_believed else self.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -750,20 +753,22 @@ class _RuleReader:
         if not isinstance(value, dict):
             return self.as_number(name, value)
         before = len(self.problems)
-        for key in value.keys() - {"of", "minus", "times", "plus", "default"}:
+        for key in value.keys() - {"of", "minus", "times", "plus", "default", "least"}:
             self.wrong(f"{name}.{key}", "unknown field")
         texts = {key: value.get(key, "") for key in ("of", "minus")}
         for key, text in texts.items():
             if not isinstance(text, str) or len(text) > 200 or (not text and (key == "of" or key in value)):
                 self.wrong(f"{name}.{key}", "must be the name of an attribute of the sensor's asset")
         numbers = {
-            key: self.as_number(f"{name}.{key}", value[key]) for key in ("times", "plus", "default") if key in value
+            key: self.as_number(f"{name}.{key}", value[key])
+            for key in ("times", "plus", "default", "least")
+            if key in value
         }
         if len(self.problems) > before:
             return None
         times, plus, default = numbers.get("times"), numbers.get("plus"), numbers.get("default")
         self.from_model[name] = FromModel(
-            texts["of"], texts["minus"], 1.0 if times is None else times, plus or 0.0, default
+            texts["of"], texts["minus"], 1.0 if times is None else times, plus or 0.0, default, numbers.get("least")
         )
         return math.nan
 

@@ -178,10 +178,11 @@ def _with_limits(
         return [(rule, sensors)]
     groups: dict[tuple[float | None, ...], list[int]] = {}
     given = [limit for _, limit in rule.from_model]
+    of_none = tuple(limit.limit({}) for limit in given)
     for sensor in sensors.tolist():
         facts = catalog.facts.get(sensor)
-        numbers: Mapping[str, float] = {} if facts is None else facts.numbers
-        groups.setdefault(tuple(limit.limit(numbers) for limit in given), []).append(sensor)
+        found = tuple(limit.limit(facts.numbers) for limit in given) if facts is not None and facts.numbers else of_none
+        groups.setdefault(found, []).append(sensor)
     result: list[tuple[Rule, Indices]] = []
     for limits, those in groups.items():
         variant, why = _limited(rule, limits)

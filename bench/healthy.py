@@ -37,7 +37,7 @@ from alerts.rules import RuleSet, parse_rules
 from bench import machine
 from ingest.codecs import Decoded
 from ingest.judgement import Decision, Judgement
-from twin.catalog import Catalog
+from twin.catalog import AssetFacts, Catalog
 from twin.model import (
     DAY,
     HOUR,
@@ -232,6 +232,25 @@ FLEETS: Final = (
 _PARTS: Final = ("base", "demand", "heat", "wet", "drift", "wander", "noise")
 
 
+def _designed(point: Point, base: float) -> dict[str, float]:
+    """What an asset of this point would be designed for [E]: with the room that a sound one has, and no more."""
+    if point.kind == "gas.pressure":
+        return {"set_point_kpa": base}
+    if point.kind == "water.pressure":
+        return {"floors_served": float(max(1, (base - 0.16) // 0.04)), "working_pressure_mpa": base}
+    if point.course == "forebay":
+        return {"ground_m": 4.0, "invert_m": 0.0, "startup_depth_m": base + 1.2}
+    if point.kind in ("drainage.level", "manhole.level"):
+        return {"ground_m": 3.5 if point.kind == "drainage.level" else 1.8, "invert_m": 0.0}
+    if point.kind == "bridge.strain":
+        return {"design_strain_ue": base + 250}
+    if point.kind == "bridge.deflection":
+        return {"design_deflection_mm": base + 10}
+    if point.kind == "bridge.cable_force":
+        return {"design_cable_force_kn": 1.4 * base}
+    return {"posted_weight_t": 49.0} if point.course == "truck" else {}
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """Something real: from `begin` to `end` (hours of the city) sensor `sensor` shows `value`, or, without one, always
@@ -393,6 +412,18 @@ class HealthyCity:
 
     def __len__(self) -> int:
         return len(self.sensors)
+
+    def facts(self) -> dict[int, AssetFacts]:
+        """By sensor, what the city model says of its asset, as far as it gives limits."""
+        found: dict[int, AssetFacts] = {}
+        for group in self.groups:
+            points = group.fleet.points
+            for p, point in enumerate(points):
+                for n, base in enumerate(group.parts[p]["base"].tolist()):
+                    if numbers := _designed(point, base):
+                        index = group.first + n * len(points) + p
+                        found[index] = AssetFacts(self.sensors[index].asset or "", "", numbers)
+        return found
 
     def batches(self) -> Iterator[Readings]:
         """Everything in order of arrival."""
@@ -675,6 +706,7 @@ def judge(city: HealthyCity, rules: RuleSet, say: Callable[[str], None] = lambda
     """All of the city's readings, as the pipeline would decide over them: quality, lanes, rules, silence, late ones."""
     catalog = Catalog(load_kinds())
     catalog.put(list(enumerate(city.sensors)))
+    catalog.describe(city.facts(), rules.attributes)
     judgement = Judgement(
         catalog, rules, 1, lateness=DAY, default_tenant="default", max_bytes=1 << 20, started_at=BEGIN
     )  # fmt: skip

@@ -23,7 +23,7 @@ from alerts.composition import Composition, Group, Member
 from alerts.notify.plan import NEEDS, parse_plan
 from alerts.packs import default_text
 from alerts.parameters import Accumulating, Drifting, Nightly, Seasonal
-from alerts.rules import FIELDS, Rule, parse_rules
+from alerts.rules import FIELDS, FromModel, Rule, parse_rules
 from ingest import codecs
 from twin.api import create_app
 from twin.catalog import Catalog
@@ -176,12 +176,30 @@ def limits(rule: Rule) -> str:
             rule.detector, "drift: "
         )
     parts = []
+    given = dict(rule.from_model)
     for name, limit, hold, window in zip(LEVELS, rule.levels, rule.hold, windows, strict=True):
-        if limit == limit:
-            said = f"{name} {sign}{'' if unit or sign in '+-±' else ' '}{limit:g}{unit}"
+        from_model = given.get(f"levels.{name}")
+        if limit == limit or from_model is not None:
+            amount = f"{limit:g}" if from_model is None else of_model(from_model)
+            said = f"{name} {sign}{'' if unit or sign in '+-±' else ' '}{amount}{unit}"
             said += f" in {duration(window)}" if window else ""
             parts.append(said + (f" ({duration(hold)})" if hold else ""))
     return prefix + ", ".join(parts)
+
+
+def of_model(limit: FromModel) -> str:
+    """A limit that the sensor's asset gives, as a sum."""
+    said = f"`{limit.of}`"
+    if limit.minus:
+        said += f" - `{limit.minus}`"
+    if limit.times != 1:
+        said = f"({said})" if limit.minus else said
+        said = f"{limit.times:g} × {said}"
+    if limit.plus:
+        said += f" {'-' if limit.plus < 0 else '+'} {abs(limit.plus):g}"
+    if limit.least is not None:
+        said += f", if {limit.least:g} or more"
+    return said if limit.default is None else f"{said}, else {limit.default:g}"
 
 
 def expression(composition: Composition) -> str:
@@ -195,6 +213,7 @@ def expression(composition: Composition) -> str:
         level = f" {part.at_least.word}+" if part.at_least > 1 else ""
         many = f" at {part.need}" if part.need > 1 else ""
         far = f" within {part.scope.within_m:g} m" if part.scope.within_m else ""
+        far += f" {part.scope.along}" if part.scope.along else ""
         window = f" in {duration(part.window)}" if part.window else ""
         return f"`{part.rule}`{level}{many}{far}{window}"
 

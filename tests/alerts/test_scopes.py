@@ -176,6 +176,8 @@ def test_limits_come_from_the_sensors_asset_and_what_has_none_is_listed() -> Non
     )
     assert limits(rules(default), city, "well") == [(2, 6), (6,), (1.5, 6), (-0.5, 6)]
     assert [lack.is_watched for lack in fitted(rules(default), city).lacking] == [True]
+    least = WELL.replace("times = 0.5 }", "times = 0.5, least = 1.75 }")
+    assert limits(rules(least), city, "well") == [(2, 4), None, (3,), (-1,)], "one so small is none"
     served = WELL.replace('minus = "invert_m", times = 0.5', "times = 0.04, plus = 0.04").replace("ground_m", "floors")
     city.describe({0: AssetFacts("b", "", {"floors": 6.0, "invert_m": 0.0})}, frozenset())
     assert limits(rules(served), city, "well")[0] == pytest.approx((0.28, 6))

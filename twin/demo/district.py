@@ -177,7 +177,8 @@ def _bridges() -> list[Asset]:
             vertices += [tuple(v) for v in box.vertices.tolist()]
             shells.append([[[[place + n for place in ring] for ring in surface] for surface in box.boundaries[0]]])
         geometry = Geometry("MultiSolid", np.array(vertices), shells, "2")
-        attributes = {"length_m": 150.0, "width_m": wide, "year": 2009 + column, "structure": "预应力混凝土连续梁"}
+        attributes = {"length_m": 150.0, "width_m": wide, "year": 2009 + column, "structure": "预应力混凝土连续梁",
+                      "design_strain_ue": 200.0, "design_deflection_mm": 30.0, "posted_weight_t": 49.0}  # fmt: skip
         found.append(Asset(name, "bridge", element="Bridge", name_zh=name, attributes=attributes, geometry=(geometry,),
                            level=5, area=_area(x, 0), tenant="demo-bridges"))  # fmt: skip
     return found
@@ -309,7 +310,8 @@ def _water() -> CityModel:
                 number = well_of.get((column, row)) if across else None
                 valve = f"示范新区供水阀井{number}号" if number else f"供水阀{tag}"
                 first = level(*pipes.nodes[a][1:3], diameter)
-                pipes.edge(valve, "valve", a, behind, diameter, (first, z), year=2012)
+                pipes.edge(valve, "valve", a, behind, diameter, (first, z), year=2012,
+                           floors_served=6, working_pressure_mpa=0.4)  # fmt: skip
                 last = level(*pipes.nodes[b][1:3], diameter)
                 pipes.edge(f"供水管{tag}", "pipe", behind, b, diameter, (z, last), material="球墨铸铁", year=2012,
                            pressure_class="1.0MPa")  # fmt: skip
@@ -402,7 +404,8 @@ def _rain(pipes: _Pipes) -> None:
     for column in (3, 4, 5, 6):
         name, own, size, _ = ends[column]
         into(name, names[2 * (column - 3)], size, own, own - 0.1)
-    well = pipes.node("雨水泵站前池", "storage", WIDTH - 10, -45, crown - diameter - 1.5)
+    # Pumps start a little above what flows in when it rains hard.
+    well = pipes.node("雨水泵站前池", "storage", WIDTH - 10, -45, crown - diameter - 1.5, startup_depth_m=1.4)
     into(names[-1], well, diameter, crown, crown - 0.1, "雨水进水管")
     outfall = pipes.node("雨水泵站排口", "outfall", WIDTH - 10, -75, 11.0)
     for number in (1, 2):
@@ -485,5 +488,5 @@ def _gas() -> CityModel:
         name = f"燃气调压站{sensor}号" if sensor else f"燃气调压箱{number:02}"
         block = pipes.node(f"{number}街区燃气入口", "consumer", x, y, low, 110.0)
         inverts = level(*pipes.nodes[names[place]][1:3], 0.16), low
-        pipes.edge(name, "regulator", names[place], block, 0.16, inverts, 1, year=2014)
+        pipes.edge(name, "regulator", names[place], block, 0.16, inverts, 1, year=2014, set_point_kpa=200.0)
     return pipes.model()

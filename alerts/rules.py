@@ -498,9 +498,8 @@ def _connect(rules: list[Rule], by_id: Mapping[str, Rule], problems: list[Proble
         if not isinstance(rule.parameters, Composition):
             continue
         place = (rule.id or "rule") + (f", line {rule.line}" if rule.line else "")
-        found = [Problem(place, name, text) for name, text in unfit(rule, by_id)]
-        problems += found
-        if not found:
+        problems += [Problem(place, name, text) for name, text in unfit(rule, by_id)]
+        if not problems:
             sealed(rule, *(by_id[name].fingerprint for name in rule.parameters.rules()))
 
 

@@ -201,6 +201,8 @@ class Engine:
         told: list[Transition] = []
         score: Floats | None = None
         for name, family in self.families.items():
+            if not len(family.rows):
+                continue
             try:
                 verdicts, patches[name] = family.observe(batch)
                 if verdicts.score is not None:

@@ -185,7 +185,7 @@ class Judgement:
     def apply(self, decision: Decision) -> None:
         """Make a committed decision what stands."""
         stored = decision.outcome.readings
-        self.state.apply(stored)
+        self.state.apply(stored, is_heard=not len(decision.heard))  # which has them, too
         np.maximum.at(self.judged_at, stored.sensor, stored.observed_at)
         if len(decision.heard):
             np.maximum.at(self.state.heard_at, decision.heard.sensor, decision.heard.received_at)
@@ -285,10 +285,9 @@ class Judgement:
             self.state,
             is_new,
         )
-        bits[len(decoded.sensor) :] |= np.repeat(
-            self.catalog.mode_bits[[block.sensor for block in blocks]] if blocks else np.empty(0, np.uint8),
-            len(STATISTICS),
-        )
+        if blocks:
+            mode_bits = self.catalog.mode_bits[[block.sensor for block in blocks]]
+            bits[len(decoded.sensor) :] |= np.repeat(mode_bits, len(STATISTICS))
         readings = Readings(readings.sensor, readings.observed_at, readings.received_at, readings.value, bits)
         is_late = self._unseen(readings, is_new, archive)
         stored = readings.take(is_new | is_late)
@@ -391,11 +390,11 @@ class Judgement:
         judgeable = readings.judgeable()
         redo = self._to_judge_again(readings, is_new | is_late, is_late & judgeable)
         take = is_new & judgeable
-        late = readings.take(is_late & judgeable)
-        groups = self._groups_to_judge_again(readings.take(take), late, redo)
+        late, fast = readings.take(is_late & judgeable), readings.take(take)
+        groups = self._groups_to_judge_again(fast, late, redo)
         if len(redo):
-            take &= ~np.isin(readings.sensor, redo)
-        verdicts, update = self.verdicts(readings.take(take))
+            fast = fast.take(~np.isin(fast.sensor, redo))
+        verdicts, update = self.verdicts(fast)
         decision.updates.append(update)
         anew = {self.engine.watch_of(group) for group in groups}
         for transition in verdicts:

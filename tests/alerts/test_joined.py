@@ -197,6 +197,17 @@ def test_a_bridge_that_softens_is_told_from_one_that_warms(corrected: bool) -> N
         assert not any(50 <= (t.observed_at - T0) / (1440 * MINUTE) < 50.2 for t in told)
 
 
+def test_what_a_healthy_bridge_has_shown_is_no_open_alert_and_lasts_beyond_a_start() -> None:
+    city = catalog(Sensor("b", "acc.frequency", "signal.frequency", "Hz", statistic="frequency"))
+    text = '[[rule]]\nid = "soft"\nsensors = ["b/acc.frequency"]\ndetector = "spectrum"\nlevels = { yellow = 4 }\n'
+    engine = Engine(rules(text), city)
+    assert feed(engine, [(0, T0 + n * MINUTE, 4.0) for n in range(20)]) == []
+    assert not len(engine.levels()[0])
+    before = state_of(engine)
+    engine.settle([])
+    assert state_of(engine) == before
+
+
 def test_an_alert_of_several_sensors_names_the_most_unusual_and_marks_the_readings_of_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

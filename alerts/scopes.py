@@ -8,7 +8,7 @@ sorting by variant is sorting by rule. Nothing of this is on the way of a readin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
@@ -25,8 +25,8 @@ _COMMENTS: Final = frozenset({"source", "mark"})
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """A sensor whose asset does not give all the limits that a rule (its place) takes from it. `missing`: fields of the
-    rule; `is_watched`: other levels are there. `why`: what is wrong with limits that are there."""
+    """A sensor whose asset does not give all that a rule (its place) takes from it: limits, or a place in a network.
+    `missing`: fields of the rule; `is_watched`: other levels are there. `why`: what else is wrong."""
 
     sensor: int
     rule: int

@@ -136,6 +136,7 @@ class Judgement:
         self.state = SensorState.of(len(catalog))
         self.judged_at = np.zeros(len(catalog), np.int64)  # newest event time that came by the pipeline, not an import
         self._reach, self._only = reach, only
+        self._networks = self._known_networks()
         self.engine = Engine(rules, catalog, started_at, reach, only)
         self.book = AlertBook()
         self.holds = Holds(catalog, reach)
@@ -152,6 +153,7 @@ class Judgement:
         self._grow(len(self.catalog))
         if rules is not None and version is not None:
             self.rules, self.rules_version = rules, version
+        self._networks = self._known_networks()
         engine = Engine(self.rules, self.catalog, self.started_at, self._reach, self._only)
         engine.adopt(self.engine, self.judged_at)
         changed = engine.changed(self.engine, self.book.open.values())
@@ -161,6 +163,14 @@ class Judgement:
             engine.open(alert for alert in changed if alert.state.is_active)
         self.engine = engine
         self.holds.refit(self.rules.inhibits, self.rules.chatters, self.book.open.values())
+
+    @property
+    def has_other_networks(self) -> bool:
+        """Whether rules follow networks that have changed since: time for `refit`."""
+        return self._known_networks() != self._networks
+
+    def _known_networks(self) -> int:
+        return self._reach.changes if self._reach is not None and self.rules.follows_networks else -1
 
     def orphans(self, before: RuleSet | None = None) -> list[Alert]:
         """Open alerts that no watch stands behind any more: their rule is gone or no longer looks at their sensor, or,

@@ -13,7 +13,7 @@ import itertools
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -607,6 +607,25 @@ class Engine:
                 begin = np.searchsorted(table["sensor"], pivots)
                 small._take(name, table, spans(begin, np.searchsorted(table["sensor"], pivots, "right") - begin))
         return small
+
+    def read_again(self, groups: Sequence[Group], begins: Mapping[Group, Micros]) -> dict[Group, Micros]:
+        """Of a fork by `fork_groups(groups, …)`: forget which readings the groups remember. By group, the time
+        after which all its members' readings are needed to judge it on: those of its samples that were not judged yet,
+        none of them before `begins` where none was judged at all, and what these look back upon."""
+        found = {}
+        for name, family in self.joined.items():
+            own = sorted(row for family_, row in groups if family_ == name)
+            columns, max_age = family.join.columns, family.join.groups.max_age
+            for n, row in enumerate(own):  # as `fork_groups` numbers them
+                through = int(columns["join_through"][n])
+                if through == NEVER:
+                    waiting = columns["join_at"][n, 0]
+                    through = min([begins[name, row], *waiting[waiting != NEVER].tolist()]) - 1
+                    columns["join_through"][n] = through
+                found[name, row] = through - int(max_age[n])
+            for column, nothing in (("join_at", NEVER), ("join_value", np.nan), ("join_floor", NEVER)):
+                columns[column][:] = nothing
+        return found
 
     def merge(self, small: Engine) -> Update:
         """The update that gives this engine's watches the state of a fork of it."""

@@ -374,6 +374,7 @@ class Service:
             "readings": settings.retention_days,
             "waveform_blocks": settings.retention_waveforms_days,
             "readings_1m": settings.retention_minutes_days,
+            "deliveries": settings.retention_deliveries_days,
         }
         for name in self._upkeep.look_after_partitions(now(), keep):
             log.info("retention dropped %s", name)

@@ -16,6 +16,10 @@ export const clock = (t: number): string => {
 
 export const moment = (t: number): string => `${day(t)} ${clock(t)}`
 
+/** Hours and minutes, with the day where it is another one. */
+export const shortly = (t: number): string =>
+  day(t) === day(Date.now()) ? clock(t).slice(0, 5) : moment(t).slice(5, 16)
+
 /** As `<input type="datetime-local" step="1">` has it. */
 export const localInput = (t: number): string => `${day(t)}T${clock(t)}`
 

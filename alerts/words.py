@@ -29,10 +29,7 @@ def message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[st
     else:
         where_zh = where_en = t.subject
     if rule.detector == "offline":
-        told_zh = f"超过 {_number(t.threshold)} 秒无数据" if t.after else "恢复上报"
-        told_en = f"silent for more than {_number(t.threshold)} s" if t.after else "reporting again"
-        if math.isnan(t.threshold):
-            told_zh, told_en = ("全部测点无数据", "all sensors silent") if t.after else (told_zh, told_en)
+        told_zh, told_en = _silence(t)
     elif isinstance(rule.parameters, Composition):
         told_zh, told_en = _count(t)
     else:
@@ -40,7 +37,7 @@ def message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[st
     if t.before > t.after > Level.NONE:
         parts_zh = f"降为{LEVEL_ZH[t.after]} {rule.title.zh}：{where_zh}"
         parts_en = f"eased to {LEVELS[t.after - 1].upper()} {rule.title.en}: {where_en}"
-        told_zh, told_en = told_zh.replace("限值", "已回到限值内"), told_en.replace("limit", "back inside")
+        told_zh, told_en = told_zh.replace("（限值", "（已回到限值内"), told_en.replace("(limit", "(back inside")
     elif t.after == Level.NONE:
         parts_zh, parts_en = f"{rule.title.zh} 解除：{where_zh}", f"{rule.title.en} cleared: {where_en}"
     else:
@@ -67,6 +64,32 @@ def holding(
     return "；".join(zh), "; ".join(en)
 
 
+def _silence(t: Transition) -> tuple[str, str]:
+    if not t.after:
+        return "恢复上报", "reporting again"
+    since = _when(t.since)
+    if math.isnan(t.threshold):
+        return f"全部测点无数据（自 {since}）", f"all sensors silent (since {since})"
+    zh, en = _about(t.threshold)
+    return f"超过 {zh}无数据（自 {since}）", f"silent for more than {en} (since {since})"
+
+
+def _about(seconds: float) -> tuple[str, str]:
+    """A duration in words, to three figures."""
+    for width, zh, en in ((86400, "天", "d"), (3600, "小时", "h"), (60, "分钟", "min")):
+        if seconds >= 2 * width:
+            return f"{seconds / width:.3g} {zh}", f"{seconds / width:.3g} {en}"
+    return f"{seconds:.3g} 秒", f"{seconds:.3g} s"
+
+
+def _began(t: Transition) -> tuple[str, str]:
+    """Since when it has been so, where that is not the moment that is told."""
+    if t.after <= t.before or t.since >= t.observed_at:
+        return "", ""
+    since = _when(t.since)
+    return f"，自 {since}", f", since {since}"
+
+
 def _count(t: Transition) -> tuple[str, str]:
     """A composite's evidence, with how many places there are where they are counted."""
     zh, en = t.evidence
@@ -82,26 +105,31 @@ def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:
     kind = catalog.kind(t.sensor)
     if isinstance(rule.parameters, Together):
         return _together(catalog, t)
+    since_zh, since_en = _began(t)
     if kind.unit == "bool":
-        return ("是", "yes") if t.value else ("否", "no")
+        zh, en = ("是", "yes") if t.value else ("否", "no")
+        return (f"{zh}（{since_zh[1:]}）", f"{en} ({since_en[2:]})") if since_zh else (zh, en)
     value = f"{_number(t.value)} {kind.unit}".strip()
     limit = f"{_number(t.threshold)} {kind.unit}".strip()
     if rule.detector == "stuck":
         hours = f"{_number(t.threshold / 3600)}"
-        return f"{hours} 小时未变化，{value}", f"unchanged for {hours} h at {value}"
+        return f"{hours} 小时未变化，{value}{since_zh}", f"unchanged for {hours} h at {value}{since_en}"
     if rule.detector == "rate":
         window = _number(rule.window / MINUTE)
-        return f"{window} 分钟内变化 {value}（限值 {limit}）", f"changed by {value} in {window} min (limit {limit})"
+        return (
+            f"{window} 分钟内变化 {value}（限值 {limit}{since_zh}）",
+            f"changed by {value} in {window} min (limit {limit}{since_en})",
+        )
     if isinstance(rule.parameters, Residual | Neighbours | Spectrum):
         return _deviation(rule.parameters, t, kind.unit)
     if isinstance(rule.parameters, Accumulating):
         zh, en = _span(rule.parameters.windows[max(t.before, t.after) - 1])
-        return f"{zh}内累计 {value}（限值 {limit}）", f"{value} in {en} (limit {limit})"
+        return f"{zh}内累计 {value}（限值 {limit}{since_zh}）", f"{value} in {en} (limit {limit}{since_en})"
     if rule.detector == "anomaly":
         return _evidence(t, value, limit)
     if rule.detector in _LEARNT:
         return _learnt(rule, t, value, limit)
-    return f"{value}（限值 {limit}）", f"{value} (limit {limit})"
+    return f"{value}（限值 {limit}{since_zh}）", f"{value} (limit {limit}{since_en})"
 
 
 def _deviation(parameters: Residual | Neighbours | Spectrum, t: Transition, unit: str) -> tuple[str, str]:

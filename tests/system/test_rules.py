@@ -86,10 +86,10 @@ def standing(service: Cimtwin) -> dict[str, str]:
     return {a["sensor"]: a["level"] for a in service.get("/alerts", state="active_unacknowledged")["items"]}
 
 
-def put(service: Cimtwin, text: str, **params: str) -> httpx.Response:
+def put(service: Cimtwin, text: str, if_match: str = "*", **params: str) -> httpx.Response:
     return httpx.put(
         f"{service.url}/api/v1/rules", content=text.encode(), params=params, timeout=60,
-        headers={"content-type": "application/toml"},
+        headers={"content-type": "application/toml", "if-match": if_match},
     )  # fmt: skip
 
 
@@ -190,6 +190,21 @@ def test_versions_tell_who_when_why_and_what_and_can_be_put_back(cimtwin: Callab
     assert (undone["added"], undone["removed"], undone["changed"], undone["text"]) == ([], [], [], "")
     for path in ("/rules/versions/9999", "/rules/diff?from=9999"):
         assert httpx.get(f"{city.url}/api/v1{path}").status_code == 404
+
+
+def test_of_two_who_change_the_rules_at_once_the_slower_is_told(cimtwin: Callable[..., Cimtwin]) -> None:
+    city = cimtwin()
+    fetched = httpx.get(f"{city.url}/api/v1/rules").headers["etag"]
+    assert put(city, RULES, fetched, by="li.wei").status_code == 200
+    late = put(city, "rule = []", fetched, by="wang.fang")
+    assert late.status_code == 412
+    assert "version 2 is in force, not 1" in late.json()["detail"]
+    assert city.get("/rules")["version"] == 2
+    assert len(city.get("/rules/versions")["items"]) == 2
+    assert put(city, "rule = []", "three").status_code == 422
+    with ThreadPoolExecutor(4) as people:
+        answers = list(people.map(lambda _: put(city, RULES, '"2"').status_code, range(4)))
+    assert sorted(answers) == [200, 412, 412, 412]
 
 
 def test_a_back_test_tells_what_rules_would_have_given_and_changes_nothing(

@@ -3,10 +3,11 @@ replacement as a whole, tried on stored readings before if wished."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -131,12 +132,15 @@ def router(service: ServiceView) -> APIRouter:
         "/rules",
         summary="替换整个规则集 / Replace the whole rule set",
         description="包括默认规则包。整体接受或整体拒绝，列出全部错误；相同的规则保留其状态，被删规则的报警关闭。"
-        "空规则集须写明 `rule = []`。`dry_run=7d`：不生效，只回答与现行规则的差异以及近 7 天的回测结果。 / "
+        "空规则集须写明 `rule = []`。`dry_run=7d`：不生效，只回答与现行规则的差异以及近 7 天的回测结果。"
+        "带 `If-Match`（GET 的 `ETag`）时，现行版本若已变则以 412 拒绝。 / "
         "The default pack included; all or nothing; equal rules keep their state. An empty set is said by `rule = []`. "
         "`dry_run=7d` puts nothing into force: it answers what differs from the rules in force, and what the rules "
-        "would have given in the last seven days.",
+        "would have given in the last seven days. With `If-Match`, the `ETag` of GET, it answers 412 where another "
+        "version is in force by now.",
         responses=example({"version": 4})
         | {
+            412: {"description": "现行版本已不是 If-Match 所述 / the version in force is not that of If-Match"},
             415: {"description": "既非 TOML 也非 JSON / neither TOML nor JSON"},
             422: {"description": "有误 / mistakes, all listed"},
         },
@@ -149,8 +153,12 @@ def router(service: ServiceView) -> APIRouter:
         dry_run: Annotated[
             str | None, Query(max_length=64, description="回测多久 / over the last", examples=["7d"])
         ] = None,
+        if_match: Annotated[
+            str | None, Header(max_length=200, description="所改的版本 / the version changed", examples=['"3"'])
+        ] = None,
     ) -> Response:
         data = await request.body()
+        instead_of = _instead_of(if_match)
         is_json = is_json_body(request, data)
         if not data.strip():
             raise Invalid(
@@ -166,7 +174,7 @@ def router(service: ServiceView) -> APIRouter:
                 raise InvalidRules(problems)
         who, why = text_field({"by": by}, "by"), text_field({"note": note}, "note", 2000)
         if dry_run is None:
-            return json_answer({"version": await done(service.commands.put_rules(rules.text, who, why))})
+            return json_answer({"version": await done(service.commands.put_rules(rules.text, who, why, instead_of))})
         span = _span(dry_run)
         end = service.clock()
         run = await run_in_threadpool(service.backtests.start, Asked(rules.text, end - span, end))
@@ -302,6 +310,15 @@ def rules_given(given: str | dict[str, Any] | list[dict[str, Any]], service: Ser
     elif "rule" not in given:
         given = {"rule": [given]}
     return _from_json(orjson.dumps(given), service)
+
+
+def _instead_of(if_match: str | None) -> int | None:
+    """The version that `If-Match` names; None where any will do."""
+    text = (if_match or "*").strip()
+    found = re.fullmatch(r'(?:W/)?"(\d{1,9})"', text)
+    if found is None and text != "*":
+        raise Invalid("If-Match", 'must be the ETag of a version, such as "3"', '必须是某版本的 ETag，如 "3"')
+    return None if found is None else int(found[1])
 
 
 def _span(text: str) -> int:

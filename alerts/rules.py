@@ -500,8 +500,9 @@ def _connect(rules: list[Rule], by_id: Mapping[str, Rule], problems: list[Proble
         place = (rule.id or "rule") + (f", line {rule.line}" if rule.line else "")
         found = [Problem(place, name, text) for name, text in unfit(rule, by_id)]
         problems += found
-        if not found:
-            sealed(rule, *(by_id[name].fingerprint for name in rule.parameters.rules()))
+        names = rule.parameters.rules()
+        if not found and all(name in by_id for name in names):  # one without a name was told where it was read
+            sealed(rule, *(by_id[name].fingerprint for name in names))
 
 
 def _entries(
@@ -644,7 +645,7 @@ class _RuleReader:
             self.wrong("id", "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -")
         detector = self.text("detector", required=True)
         form = f"{detector} of" if "of" in table and f"{detector} of" in FIELDS else detector
-        known = form in FIELDS
+        known = form in FIELDS and " " not in detector  # "neighbours of" is a form, and nobody's word
         if detector and not known:
             names = dict.fromkeys(name.removesuffix(" of") for name in FIELDS)
             self.wrong("detector", f"unknown detector {detector[:40]!r}; known are {', '.join(names)}")

@@ -154,7 +154,8 @@ def test_a_put_closes_only_what_the_change_touches_and_ties_are_refused(cimtwin:
     assert refused.status_code == 422
     assert refused.json()["problems"] == [
         {"place": "override 3, line 26", "field": "hold",
-         "text": "sensor r2/depth has this field from override 2, line 21 too, which is as narrow"}
+         "text": "sensor r2/depth has this field from override 2, line 21 too, which is as narrow",
+         "zh": "r2/depth 的这个字段也由 override 2, line 21 给出，范围同样窄"}
     ]  # fmt: skip
     given = city.get("/rules")
     assert [item["rule"] for item in given["override"]] == ["road", "road"]

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
+from twin.mistakes import in_chinese
 from twin.model import Conflict, NotFound, Overtaken, Problem, Refused, StoreRefused, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,11 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, **m
 
 
 def problem_list(problems: Sequence[Problem]) -> list[dict[str, str]]:
-    return [{"place": p.place, "field": p.field, "text": p.text} for p in problems[:PROBLEMS_MOST]]
+    """Each with `zh`, the text in Chinese, where that is known."""
+    return [
+        {"place": p.place, "field": p.field, "text": p.text} | ({"zh": zh} if (zh := in_chinese(p.text)) else {})
+        for p in problems[:PROBLEMS_MOST]
+    ]
 
 
 def _invalid(error: Invalid) -> Response:

@@ -12,7 +12,8 @@ Table = Mapping[str, Any]
 
 def difference(before: str, after: str, names: tuple[str, str] = ("before", "after")) -> dict[str, Any]:
     """`added` and `removed` (ids), `changed` (`{"rule", "fields": {name: {"before", "after"}}}`), `overrides`,
-    `inhibits` and `tests` (`added`, `removed`: as written) and `text`, a unified diff. Both texts are TOML that was taken before."""
+    `inhibits` and `tests` (`added`, `removed`: as written) and `text`, a unified diff. Both texts are TOML that was
+    taken before."""
     old, new = tomllib.loads(before), tomllib.loads(after)
     was, now = ({str(rule.get("id")): rule for rule in table.get("rule", [])} for table in (old, new))
     changed = [

@@ -283,7 +283,7 @@ class Bench:
                 [program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             self._mosquitto, self._mosquitto_url = process, f"mqtt://127.0.0.1:{port}"
-            self._stack.callback(process.wait, 10)
+            self._stack.callback(process.wait, 60)
             self._stack.callback(process.terminate)
             until(lambda: _listens(port), "mosquitto")
         return self._mosquitto_url, self._mosquitto.pid

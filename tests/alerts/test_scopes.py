@@ -318,7 +318,9 @@ def test_the_state_of_silence_follows_the_sensor_whose_rule_changed_only() -> No
 def test_rules_over_other_rules_and_what_is_judged_as_one_are_not_overridden() -> None:
     count = '[[rule]]\nid = "many"\ndetector = "neighbours"\nof = "ponding"\nwithin = "50m"\n'
     found = refusals(PONDING + count + override('tag = "a"', "count = 3", "many"))
-    assert [problem.partition(": ")[2] for problem in found] == ["cannot be overridden in a rule of detector neighbours"]
+    assert [problem.partition(": ")[2] for problem in found] == [
+        "cannot be overridden in a rule of detector neighbours"
+    ]
     alone = '[[rule]]\nid = "strange"\nkind = "drainage.ponding_depth"\ndetector = "anomaly"\n'
     found = refusals(alone + override('tag = "a"', 'over = "device"', "strange"))
     assert [problem.partition(": ")[2] for problem in found] == ["cannot be overridden in a rule of detector anomaly"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -149,6 +147,7 @@ def come_to(service: Service) -> tuple[list[str], list[str]]:
 
 
 values = st.sampled_from([0.0, 3.0, 9.0, 10.0, 12.0, 25.0, 30.0, 45.0])
+
 
 def calm(m: int, v: float) -> float:
     """Something to learn from, before things happen."""

@@ -104,7 +104,7 @@ _SAID: Final = [
         (r"names areas of different depth; make several overrides", "各区域的层级不同，请分写几条"),
         (r"(?:sensor )?(.*) has this field from (.*?) too(?:, which.*)?", "{0} 的这个字段也由 {1} 给出，范围同样窄"),
         (r"must be a list of (.*)", "必须是列表，可含 {0}"),
-        (r"is missing: equal or along says which targets belong to a source", "缺少：equal 或 along 须说明哪些目标属于哪个源"),
+        (r"is missing: equal or along says which .*", "缺少：equal 或 along 须说明哪些目标属于哪个源"),
         (r"must be of (.*)", "只能含 {0}"),
         (r"must be an array of tables: (.*)", "必须写成表的数组：{0}"),
         (r"no rules; for an empty set say rule = \[\]", "没有规则；空规则集应写为 rule = []"),

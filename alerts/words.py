@@ -24,8 +24,9 @@ def _number(value: float) -> str:
 def message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[str, str]:
     """What happened in one line, Chinese and English: level, what, where, and the value beside its limit."""
     if t.subject is None:
-        sensor = catalog.sensors[t.sensor].id
-        where_zh, where_en = (place, place) if place in sensor else (f"{place}（{sensor}）", f"{place} ({sensor})")
+        sensor = catalog.sensors[t.sensor]
+        names = (f"{place}（{sensor.id}）", f"{place} ({sensor.id})")
+        where_zh, where_en = (place, place) if place == sensor.device else names
     else:
         where_zh = where_en = t.subject
     if rule.detector == "offline":
@@ -107,7 +108,8 @@ def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:
         return _together(catalog, t)
     since_zh, since_en = _began(t)
     if kind.unit == "bool":
-        zh, en = ("是", "yes") if t.value else ("否", "no")
+        # With what it is a yes or no to: "Pump stopped: no" alone would say the opposite.
+        zh, en = (f"{kind.zh}：是", f"{kind.en}: yes") if t.value else (f"{kind.zh}：否", f"{kind.en}: no")
         return (f"{zh}（{since_zh[1:]}）", f"{en} ({since_en[2:]})") if since_zh else (zh, en)
     value = f"{_number(t.value)} {kind.unit}".strip()
     limit = f"{_number(t.threshold)} {kind.unit}".strip()

@@ -45,6 +45,29 @@ def test_an_alert_says_value_limit_and_since_when_it_has_been_so() -> None:
     ]
 
 
+def test_a_yes_or_no_says_to_what() -> None:
+    given = rules(
+        f'[[rule]]\nid = "r"\n{TITLE}\nkind = "drainage.pump_running"\ndetector = "threshold"\nside = "below"\n'
+        'levels = { orange = 0 }\nhold = "1min"\n'
+    )
+    city = catalog(sensor(0, "drainage.pump_running", asset="泵站"))
+    told = feed(Engine(given, city), [(0, T0, 0.0), (0, T0 + MINUTE, 0.0), (0, T0 + 2 * MINUTE, 1.0)])
+    assert [message(given.rules[0], city, t, "泵站") for t in told] == [
+        (
+            f"橙色报警 积水：泵站（d0/v） 水泵运行：否（自 {SINCE}）",
+            f"ORANGE Ponding: 泵站 (d0/v) Pump running: no (since {SINCE})",
+        ),
+        ("积水 解除：泵站（d0/v） 水泵运行：是", "Ponding cleared: 泵站 (d0/v) Pump running: yes"),
+    ]
+
+
+def test_an_asset_whose_name_is_part_of_a_sensors_does_not_hide_it() -> None:
+    given = rules(f'[[rule]]\nid = "r"\n{TITLE}\nkind = "*"\ndetector = "threshold"\nlevels = {{ red = 1 }}\n')
+    told = Transition(0, 0, T0, 0, 4, 2.0, 1.0, T0)
+    assert message(given.rules[0], catalog(sensor(0, asset="0")), told, "0")[1].startswith("RED Ponding: 0 (d0/v) 2 cm")
+    assert message(given.rules[0], catalog(sensor(0)), told, "d0")[1].startswith("RED Ponding: d0 2 cm")
+
+
 def test_silence_says_since_when_nothing_has_come() -> None:
     silent = rules(f'[[rule]]\nid = "r"\n{TITLE}\nkind = "*"\ndetector = "offline"\n').rules[0]
     told = Transition(0, 0, T0 + 210 * SECOND, 0, 1, math.nan, 210.0, T0)

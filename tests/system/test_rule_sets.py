@@ -145,7 +145,10 @@ def test_a_put_closes_only_what_the_change_touches_and_ties_are_refused(cimtwin:
     city.put_rules(RULES)
     publish(city, ("r1/depth", 0, 20), ("r2/depth", 0, 20))
     own = '\n[[override]]\nrule = "road"\nsensor = "r2/depth"\nlevels = { orange = 18 }\n'
-    assert put(city, RULES + own).status_code == 200
+    typo = '\n[[override]]\nrule = "road"\nsensor = "r2/dept"\nenabled = false\n'
+    answer = put(city, RULES + own + typo)
+    assert answer.status_code == 200
+    assert answer.json()["overrides_without_sensors"] == ["override 1, line 16", "override 3, line 26"]  # no model yet
     assert standing(city) == {"r1/depth": "yellow"}
     publish(city, ("r1/depth", 1, 20), ("r2/depth", 1, 20))
     assert standing(city) == {"r1/depth": "yellow", "r2/depth": "orange"}
@@ -157,8 +160,13 @@ def test_a_put_closes_only_what_the_change_touches_and_ties_are_refused(cimtwin:
          "text": "sensor r2/depth has this field from override 2, line 21 too, which is as narrow",
          "zh": "r2/depth 的这个字段也由 override 2, line 21 给出，范围同样窄"}
     ]  # fmt: skip
+    file = city.data_dir.parent / "rules.toml"
+    file.write_text(RULES + "".join(tags), "utf-8")
+    ended = run("import", str(file), **city.environ)
+    assert ended.returncode == 2
+    assert "override 3, line 26, hold: sensor r2/depth has this field" in ended.stderr
     given = city.get("/rules")
-    assert [item["rule"] for item in given["override"]] == ["road", "road"]
+    assert [item["rule"] for item in given["override"]] == ["road"] * 3
     assert httpx.put(f"{city.url}/api/v1/rules", json=given, timeout=30).status_code == 200
     assert standing(city) == {"r1/depth": "yellow", "r2/depth": "orange"}
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from alerts.engine import effective_on, fitted
 from alerts.rule_diff import difference
 from alerts.rules import Override, Rule, RuleSet, parse_duration, parse_rules, parse_rules_json, to_toml
-from alerts.scopes import Lack
+from alerts.scopes import Fitted, Lack
 from twin.api.errors import Invalid, done
 from twin.api.parameters import (
     After,
@@ -168,20 +168,24 @@ def router(service: ServiceView) -> APIRouter:
             rules = await run_in_threadpool(_from_json, data, service)
         else:
             rules = await run_in_threadpool(parse_rules, data, service.kinds)
+        more: dict[str, Any] = {}
         if rules.overrides:
-            problems = (await run_in_threadpool(fitted, rules, service.catalog)).problems
-            if problems:
-                raise InvalidRules(problems)
+            on_sensors = await run_in_threadpool(fitted, rules, service.catalog)
+            if on_sensors.problems:
+                raise InvalidRules(on_sensors.problems)
+            if idle := _without_sensors(rules, on_sensors, service.rules.attributes is not None):
+                more["overrides_without_sensors"] = idle
         who, why = text_field({"by": by}, "by"), text_field({"note": note}, "note", 2000)
         if dry_run is None:
-            return json_answer({"version": await done(service.commands.put_rules(rules.text, who, why, instead_of))})
+            version = await done(service.commands.put_rules(rules.text, who, why, instead_of))
+            return json_answer({"version": version, **more})
         span = _span(dry_run)
         end = service.clock()
         run = await run_in_threadpool(service.backtests.start, Asked(rules.text, end - span, end))
         number, before = service.rules_version, service.rules.text
         found = await answered(request, run)
         changes = await run_in_threadpool(difference, before, rules.text, (f"version {number}", "dry run"))
-        return json_answer({"dry_run": True, "version": number, "diff": changes, "backtest": found})
+        return json_answer({"dry_run": True, "version": number, "diff": changes, "backtest": found, **more})
 
     @routes.get(
         "/rules/versions",
@@ -319,6 +323,19 @@ def _instead_of(if_match: str | None) -> int | None:
     if found is None and text != "*":
         raise Invalid("If-Match", 'must be the ETag of a version, such as "3"', '必须是某版本的 ETag，如 "3"')
     return None if found is None else int(found[1])
+
+
+def _without_sensors(rules: RuleSet, found: Fitted, knows_areas: bool) -> list[str]:
+    """The places of overrides in whose scope there is no sensor that their rule looks at: more likely a slip of the pen
+    than a sensor that is still to come. Of areas nothing is said where they are not known."""
+    used = {override.place for _, chain, _ in found.chains for override in chain}
+    return [
+        override.place
+        for override in rules.overrides
+        if override.place not in used
+        and (rules.by_id[override.rule].enabled or override.fields.get("enabled") is True)
+        and (knows_areas or not {"area", "asset"} & dict(override.scope).keys())
+    ]
 
 
 def _span(text: str) -> int:

@@ -498,11 +498,9 @@ def _connect(rules: list[Rule], by_id: Mapping[str, Rule], problems: list[Proble
         if not isinstance(rule.parameters, Composition):
             continue
         place = (rule.id or "rule") + (f", line {rule.line}" if rule.line else "")
-        found = [Problem(place, name, text) for name, text in unfit(rule, by_id)]
-        problems += found
-        names = rule.parameters.rules()
-        if not found and all(name in by_id for name in names):  # one without a name was told where it was read
-            sealed(rule, *(by_id[name].fingerprint for name in names))
+        problems += [Problem(place, name, text) for name, text in unfit(rule, by_id)]
+        if not problems:
+            sealed(rule, *(by_id[name].fingerprint for name in rule.parameters.rules()))
 
 
 def _entries(

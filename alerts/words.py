@@ -11,10 +11,15 @@ from alerts.composition import Composition
 from alerts.parameters import Accumulating, Drifting, Neighbours, Residual, Spectrum, Together
 from alerts.rules import Rule, Words
 from twin.catalog import Catalog
-from twin.model import DAY, HOUR, LEVELS, MINUTE, Level, Micros, Transition, iso
+from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, Level, Micros, Transition, iso
 
-_when = functools.lru_cache(1024)(iso)  # in a storm many things begin at once
 LEVEL_ZH: Final = ("", "蓝色", "黄色", "橙色", "红色")
+
+
+@functools.lru_cache(1024)  # in a storm many things begin at once
+def _when(at: Micros) -> str:
+    """A moment as people are told it, to the second."""
+    return iso(at // SECOND * SECOND)
 
 
 def _number(value: float) -> str:
@@ -148,13 +153,13 @@ def _deviation(parameters: Residual | Neighbours | Spectrum, t: Transition, unit
         case Spectrum():
             of_zh, of_en = "较健康期偏离", "off its healthy period by"
     value, limit = f"{t.value:+.6g} {unit}".strip(), f"{t.threshold:+.6g} {unit}".strip()
-    since = iso(t.since)
+    since = _when(t.since)
     return f"{of_zh} {value}（限值 {limit}，自 {since}）", f"{of_en} {value} (limit {limit}, since {since})"
 
 
 def _together(catalog: Catalog, t: Transition) -> tuple[str, str]:
     """The words for sensors that are together unlike what they have been; the value is -log10 of a probability."""
-    since = iso(t.since)
+    since = _when(t.since)
     if not t.after:
         zh, en = (
             ("持续已久，视为新常态", "lasting, now taken as normal")
@@ -199,7 +204,7 @@ def _learnt(rule: Rule, t: Transition, value: str, limit: str) -> tuple[str, str
         value_zh, value_en = f"{zh}均值 {value}", f"{value} on average in {en}"
     else:
         value_zh = value_en = value
-    since = iso(t.since)
+    since = _when(t.since)
     if t.after < t.before or math.isnan(t.threshold):
         return f"{value_zh}（已回到预期范围，自 {since}）", f"{value_en} (back within what is expected, since {since})"
     zh, en = _LEARNT[rule.detector].get(t.note, ("与以往不符", "unlike before"))
@@ -225,7 +230,7 @@ _EVIDENCE: Final = {
 
 def _evidence(t: Transition, value: str, limit: str) -> tuple[str, str]:
     """The words for a verdict without a limit that anybody set: value, expected edge, since when, evidence."""
-    since = iso(t.since)
+    since = _when(t.since)
     zh, en = _EVIDENCE.get(t.note, ("已恢复常态", "back to what is usual"))
     if not t.after or math.isnan(t.threshold):
         return f"{value}（{zh}，自 {since}）", f"{value} ({en}, since {since})"

@@ -70,7 +70,7 @@ def test_an_asset_whose_name_is_part_of_a_sensors_does_not_hide_it() -> None:
 
 def test_silence_says_since_when_nothing_has_come() -> None:
     silent = rules(f'[[rule]]\nid = "r"\n{TITLE}\nkind = "*"\ndetector = "offline"\n').rules[0]
-    told = Transition(0, 0, T0 + 210 * SECOND, 0, 1, math.nan, 210.0, T0)
+    told = Transition(0, 0, T0 + 210 * SECOND, 0, 1, math.nan, 210.0, T0 + 311_824)
     assert message(silent, CITY, told, "下穿3号") == (
         f"蓝色报警 积水：下穿3号（d0/v） 超过 3.5 分钟无数据（自 {SINCE}）",
         f"BLUE Ponding: 下穿3号 (d0/v) silent for more than 3.5 min (since {SINCE})",

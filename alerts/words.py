@@ -205,6 +205,8 @@ def _learnt(rule: Rule, t: Transition, value: str, limit: str) -> tuple[str, str
     else:
         value_zh = value_en = value
     since = _when(t.since)
+    if 0 < t.after < t.before and not math.isnan(t.threshold):  # still beyond what is expected, if less so
+        return f"{value_zh}（已回到 {limit} 以内，自 {since}）", f"{value_en} (back inside {limit}, since {since})"
     if t.after < t.before or math.isnan(t.threshold):
         return f"{value_zh}（已回到预期范围，自 {since}）", f"{value_en} (back within what is expected, since {since})"
     zh, en = _LEARNT[rule.detector].get(t.note, ("与以往不符", "unlike before"))

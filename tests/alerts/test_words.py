@@ -81,6 +81,17 @@ def test_silence_says_since_when_nothing_has_come() -> None:
     )
 
 
+def test_what_is_less_unusual_is_not_said_to_be_usual() -> None:
+    body = 'detector = "baseline"\nlevels = { blue = 6, yellow = 10 }\n'
+    given = rules(f'[[rule]]\nid = "r"\n{TITLE}\nkind = "drainage.ponding_depth"\n{body}')
+    eased = Transition(0, 0, T0, 2, 1, 30.0, 31.0, T0, note=1)
+    assert message(given.rules[0], CITY, eased, "下穿3号") == (
+        f"降为蓝色 积水：下穿3号（d0/v） 30 cm（已回到 31 cm 以内，自 {SINCE}）",
+        f"eased to BLUE Ponding: 下穿3号 (d0/v) 30 cm (back inside 31 cm, since {SINCE})",
+    )
+    assert "back within what is expected" in message(given.rules[0], CITY, replace(eased, after=0), "下穿3号")[1]
+
+
 def test_what_eases_keeps_the_words_of_its_evidence() -> None:
     both = rules(
         '[[rule]]\nid = "a"\nkind = "*"\ndetector = "threshold"\nlevels = { yellow = 1, red = 2 }\n'

@@ -120,7 +120,7 @@ def test_what_one_acknowledges_with_a_note_another_sees_with_name_and_note(city:
     # A third, whose dialog has been open all the while, comes too late.
     screens.expect(refused(409))
     part(late, "ack-send").click()
-    expect(part(late, "ack-error")).to_have_text("未完成：报警状态已是 已确认")
+    expect(part(late, "ack-error")).to_have_text("未完成：报警已确认")
     part(late, "ack-cancel").click()
     # Over, and acknowledged: it goes.
     city.publish(depth("s1", 0))

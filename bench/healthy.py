@@ -237,7 +237,7 @@ def _designed(point: Point, base: float) -> dict[str, float]:
     if point.kind == "gas.pressure":
         return {"set_point_kpa": base}
     if point.kind == "water.pressure":
-        return {"floors_served": float(max(1, (base - 0.16) // 0.04)), "working_pressure_mpa": base}
+        return {"floors_served": float(max(1, (base - 0.16) // 0.04)), "working_pressure_mpa": base + 0.04}
     if point.course == "forebay":
         return {"ground_m": 4.0, "invert_m": 0.0, "startup_depth_m": base + 1.2}
     if point.kind in ("drainage.level", "manhole.level"):

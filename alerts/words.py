@@ -19,7 +19,7 @@ LEVEL_ZH: Final = ("", "蓝色", "黄色", "橙色", "红色")
 @functools.lru_cache(1024)  # in a storm many things begin at once
 def _when(at: Micros) -> str:
     """A moment as people are told it, to the second."""
-    return iso(at // SECOND * SECOND)
+    return str(iso(at // SECOND * SECOND))
 
 
 def _number(value: float) -> str:

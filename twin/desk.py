@@ -241,7 +241,7 @@ class Desk:
             sign = sign_of(self._kind_of(followed), followed.detector)
             if sign == "pump":  # it stands where it is open below a limit, or not open above one
                 if is_positive is (followed.side == "below"):
-                    return sign
+                    return "pump-idle"
             elif is_positive and member.scope == HERE:
                 here.append(sign)
         if own is not None or not here:

@@ -240,7 +240,7 @@ def test_a_composite_is_a_sign_of_what_holds_at_its_place_or_of_a_pump_that_does
     (one,) = until(
         lambda: [i for i in city.get("/incidents")["items"] if i["alert_count"] == 4], "one incident of all four"
     )
-    assert (one["probable_cause"]["rule"], one["probable_cause"]["what"]["en"]) == ("pump-idle", "pump stopped")
+    assert (one["probable_cause"]["rule"], one["probable_cause"]["what"]["en"]) == ("pump-idle", "pump not running")
 
 
 def test_what_people_do_about_an_incident_is_kept_and_done_once(

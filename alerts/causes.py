@@ -25,6 +25,7 @@ class Sign(NamedTuple):
 SIGNS: Final[dict[str, Sign]] = {
     "power": Sign(5, "power", "供电中断", "power failure", "power failures"),
     "pump": Sign(4, "pump", "水泵停运", "pump stopped", "stopped pumps"),
+    "pump-idle": Sign(4, "pump", "应启泵而未启泵", "pump not running", "pumps not running"),
     "pump-silent": Sign(4, "pump", "水泵失联", "pump silent", "silent pumps"),
     "pressure": Sign(3, "supply", "供水压力异常", "water pressure", "water pressures"),
     "supply-flow": Sign(3, "supply", "供水流量异常", "water flow", "water flows"),
@@ -89,10 +90,12 @@ class Row(NamedTuple):
 
 
 _FAR: Final = float("inf")
-_PUMPS: Final = ("pump", "pump-silent")
+_PUMPS: Final = ("pump", "pump-idle", "pump-silent")
 ROWS: Final[tuple[Row, ...]] = (
     *(Row("power", effect, None, 0, 300, "{}在停电点 300 m 内", "{} within 300 m of the power failure")
-      for effect in ("pump", "pump-silent", "silence")),
+      for effect in (*_PUMPS, "silence")),
+    # That none runs is concluded from the water before it; that one stopped is seen at itself.
+    Row("pump", "pump-idle", None, 0, 300, "{}在停泵 300 m 内", "{} within 300 m of the pump"),
     # What a pump no longer lifts stands before it, and is missing behind it.
     *(Row(pump, "level", "upstream", _FAR, 2000, "{}位于停泵上游", "{} upstream of the pump") for pump in _PUMPS),
     *(Row(pump, "level", "downstream", _FAR, 0, "{}位于停泵下游", "{} downstream of the pump") for pump in _PUMPS),
@@ -123,7 +126,7 @@ FAMILY: Final = {
     sign: frozenset(o for o, other in SIGNS.items() if other.family == SIGNS[sign].family) for sign in SIGNS
 }
 # Signs that reach far are few, and looked through one by one; the others are looked for around a place.
-FAR_SIGNS: Final = ("power", "pump", "pump-silent", "rain")
+FAR_SIGNS: Final = ("power", *_PUMPS, "rain")
 AROUND_M: Final = 500.0  # what is looked for around a place lies no further
 
 # Signs of one family belong together without a cause: within NEAR_M in the plane, or ALONG_M along the network whatever

@@ -12,10 +12,15 @@ from alerts.detectors.together import named
 from alerts.parameters import Accumulating, Drifting, Neighbours, Residual, Spectrum, Together
 from alerts.rules import Rule, Words
 from twin.catalog import Catalog
-from twin.model import DAY, HOUR, LEVELS, MINUTE, Level, Micros, Transition, iso
+from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, Level, Micros, Transition, iso
 
-_when = functools.lru_cache(1024)(iso)  # in a storm many things begin at once
 LEVEL_ZH: Final = ("", "蓝色", "黄色", "橙色", "红色")
+
+
+@functools.lru_cache(1024)  # in a storm many things begin at once
+def _when(at: Micros) -> str:
+    """A moment as people are told it, to the second."""
+    return str(iso(at // SECOND * SECOND))
 
 
 def _number(value: float) -> str:
@@ -25,15 +30,13 @@ def _number(value: float) -> str:
 def message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[str, str]:
     """What happened in one line, Chinese and English: level, what, where, and the value beside its limit."""
     if t.subject is None:
-        sensor = catalog.sensors[t.sensor].id
-        where_zh, where_en = (place, place) if place in sensor else (f"{place}（{sensor}）", f"{place} ({sensor})")
+        sensor = catalog.sensors[t.sensor]
+        names = (f"{place}（{sensor.id}）", f"{place} ({sensor.id})")
+        where_zh, where_en = (place, place) if place == sensor.device else names
     else:
         where_zh = where_en = t.subject
     if rule.detector == "offline":
-        told_zh = f"超过 {_number(t.threshold)} 秒无数据" if t.after else "恢复上报"
-        told_en = f"silent for more than {_number(t.threshold)} s" if t.after else "reporting again"
-        if math.isnan(t.threshold):
-            told_zh, told_en = ("全部测点无数据", "all sensors silent") if t.after else (told_zh, told_en)
+        told_zh, told_en = _silence(t)
     elif isinstance(rule.parameters, Composition):
         told_zh, told_en = _count(t)
     else:
@@ -41,7 +44,7 @@ def message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[st
     if t.before > t.after > Level.NONE:
         parts_zh = f"降为{LEVEL_ZH[t.after]} {rule.title.zh}：{where_zh}"
         parts_en = f"eased to {LEVELS[t.after - 1].upper()} {rule.title.en}: {where_en}"
-        told_zh, told_en = told_zh.replace("限值", "已回到限值内"), told_en.replace("limit", "back inside")
+        told_zh, told_en = told_zh.replace("（限值", "（已回到限值内"), told_en.replace("(limit", "(back inside")
     elif t.after == Level.NONE:
         parts_zh, parts_en = f"{rule.title.zh} 解除：{where_zh}", f"{rule.title.en} cleared: {where_en}"
     else:
@@ -68,6 +71,32 @@ def holding(
     return "；".join(zh), "; ".join(en)
 
 
+def _silence(t: Transition) -> tuple[str, str]:
+    if not t.after:
+        return "恢复上报", "reporting again"
+    since = _when(t.since)
+    if math.isnan(t.threshold):
+        return f"全部测点无数据（自 {since}）", f"all sensors silent (since {since})"
+    zh, en = _about(t.threshold)
+    return f"超过 {zh}无数据（自 {since}）", f"silent for more than {en} (since {since})"
+
+
+def _about(seconds: float) -> tuple[str, str]:
+    """A duration in words, to three figures."""
+    for width, zh, en in ((86400, "天", "d"), (3600, "小时", "h"), (60, "分钟", "min")):
+        if seconds >= 2 * width:
+            return f"{seconds / width:.3g} {zh}", f"{seconds / width:.3g} {en}"
+    return f"{seconds:.3g} 秒", f"{seconds:.3g} s"
+
+
+def _began(t: Transition) -> tuple[str, str]:
+    """Since when it has been so, where that is not the moment that is told."""
+    if t.after <= t.before or t.since >= t.observed_at:
+        return "", ""
+    since = _when(t.since)
+    return f"，自 {since}", f", since {since}"
+
+
 def _count(t: Transition) -> tuple[str, str]:
     """A composite's evidence, with how many places there are where they are counted."""
     zh, en = t.evidence
@@ -83,26 +112,32 @@ def _values(rule: Rule, catalog: Catalog, t: Transition) -> tuple[str, str]:
     kind = catalog.kind(t.sensor)
     if isinstance(rule.parameters, Together):
         return _together(catalog, t)
+    since_zh, since_en = _began(t)
     if kind.unit == "bool":
-        return ("是", "yes") if t.value else ("否", "no")
+        # With what it is a yes or no to: "Pump stopped: no" alone would say the opposite.
+        zh, en = (f"{kind.zh}：是", f"{kind.en}: yes") if t.value else (f"{kind.zh}：否", f"{kind.en}: no")
+        return (f"{zh}（{since_zh[1:]}）", f"{en} ({since_en[2:]})") if since_zh else (zh, en)
     value = f"{_number(t.value)} {kind.unit}".strip()
     limit = f"{_number(t.threshold)} {kind.unit}".strip()
     if rule.detector == "stuck":
         hours = f"{_number(t.threshold / 3600)}"
-        return f"{hours} 小时未变化，{value}", f"unchanged for {hours} h at {value}"
+        return f"{hours} 小时未变化，{value}{since_zh}", f"unchanged for {hours} h at {value}{since_en}"
     if rule.detector == "rate":
         window = _number(rule.window / MINUTE)
-        return f"{window} 分钟内变化 {value}（限值 {limit}）", f"changed by {value} in {window} min (limit {limit})"
+        return (
+            f"{window} 分钟内变化 {value}（限值 {limit}{since_zh}）",
+            f"changed by {value} in {window} min (limit {limit}{since_en})",
+        )
     if isinstance(rule.parameters, Residual | Neighbours | Spectrum):
         return _deviation(rule.parameters, t, kind.unit)
     if isinstance(rule.parameters, Accumulating):
         zh, en = _span(rule.parameters.windows[max(t.before, t.after) - 1])
-        return f"{zh}内累计 {value}（限值 {limit}）", f"{value} in {en} (limit {limit})"
+        return f"{zh}内累计 {value}（限值 {limit}{since_zh}）", f"{value} in {en} (limit {limit}{since_en})"
     if rule.detector == "anomaly":
         return _evidence(t, value, limit)
     if rule.detector in _LEARNT:
         return _learnt(rule, t, value, limit)
-    return f"{value}（限值 {limit}）", f"{value} (limit {limit})"
+    return f"{value}（限值 {limit}{since_zh}）", f"{value} (limit {limit}{since_en})"
 
 
 def _deviation(parameters: Residual | Neighbours | Spectrum, t: Transition, unit: str) -> tuple[str, str]:
@@ -120,7 +155,7 @@ def _deviation(parameters: Residual | Neighbours | Spectrum, t: Transition, unit
         case Spectrum():
             of_zh, of_en = "较健康期偏离", "off its healthy period by"
     value, limit = f"{t.value:+.6g} {unit}".strip(), f"{t.threshold:+.6g} {unit}".strip()
-    since = iso(t.since)
+    since = _when(t.since)
     return f"{of_zh} {value}（限值 {limit}，自 {since}）", f"{of_en} {value} (limit {limit}, since {since})"
 
 
@@ -135,7 +170,7 @@ _BESIDE: Final = {
 
 def _together(catalog: Catalog, t: Transition) -> tuple[str, str]:
     """The words for sensors that are together unlike what they have been; the value is -log10 of a probability."""
-    since = iso(t.since)
+    since = _when(t.since)
     if not t.after:
         zh, en = (
             ("持续已久，视为新常态", "lasting, now taken as normal")
@@ -181,7 +216,9 @@ def _learnt(rule: Rule, t: Transition, value: str, limit: str) -> tuple[str, str
         value_zh, value_en = f"{zh}均值 {value}", f"{value} on average in {en}"
     else:
         value_zh = value_en = value
-    since = iso(t.since)
+    since = _when(t.since)
+    if 0 < t.after < t.before and not math.isnan(t.threshold):  # still beyond what is expected, if less so
+        return f"{value_zh}（已回到 {limit} 以内，自 {since}）", f"{value_en} (back inside {limit}, since {since})"
     if t.after < t.before or math.isnan(t.threshold):
         return f"{value_zh}（已回到预期范围，自 {since}）", f"{value_en} (back within what is expected, since {since})"
     zh, en = _LEARNT[rule.detector].get(t.note, ("与以往不符", "unlike before"))
@@ -207,7 +244,7 @@ _EVIDENCE: Final = {
 
 def _evidence(t: Transition, value: str, limit: str) -> tuple[str, str]:
     """The words for a verdict without a limit that anybody set: value, expected edge, since when, evidence."""
-    since = iso(t.since)
+    since = _when(t.since)
     zh, en = _EVIDENCE.get(t.note, ("已恢复常态", "back to what is usual"))
     if not t.after or math.isnan(t.threshold):
         return f"{value}（{zh}，自 {since}）", f"{value} ({en}, since {since})"

@@ -180,13 +180,16 @@ class Commands:
 
     # Rules
 
-    def put_rules(self, text: str, by: str | None, note: str | None = None) -> Future[int]:
-        """Replace the whole rule set from the next batch on; its version. Raises `InvalidRules`."""
+    def put_rules(
+        self, text: str, by: str | None, note: str | None = None, instead_of: int | None = None
+    ) -> Future[int]:
+        """Replace the whole rule set from the next batch on; its version. Raises `InvalidRules`, and `Overtaken` where
+        the version in force is not `instead_of`."""
         rules = self._parse_rules(text)
-        return self._pipeline.submit(lambda: self._put_rules(rules, by, note))
+        return self._pipeline.submit(lambda: self._put_rules(rules, by, note, instead_of))
 
-    def _put_rules(self, rules: RuleSet, by: str | None, note: str | None) -> int:
-        version = self._pipeline.writer.transact(lambda c: store.save_rules(c, rules.text, by, note))
+    def _put_rules(self, rules: RuleSet, by: str | None, note: str | None, instead_of: int | None) -> int:
+        version = self._pipeline.writer.transact(lambda c: store.save_rules(c, rules.text, by, note, instead_of))
         self._pipeline.use_rules(rules, version)
         return version
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from alerts.packs import default_tests, default_text
 from alerts.rules import RuleSet
 from twin.importing import parse_named_rules
+from twin.mistakes import said
 from twin.model import Refused
 from twin.rule_tests import RuleTest, read_tests, run
 from twin.settings import Settings
@@ -79,4 +80,4 @@ def _run(result: Checked, kinds: dict[str, Kind], rules: RuleSet, files: Sequenc
 
 def _refuse(result: Checked, refused: Refused) -> None:
     result.mistakes += len(refused.problems)
-    result.wrong += [str(problem) for problem in refused.problems]
+    result.wrong += [said(problem) for problem in refused.problems]

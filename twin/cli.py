@@ -17,6 +17,7 @@ import typer
 
 from twin import logs
 from twin.embedded import EmbeddedFailed
+from twin.mistakes import said
 from twin.model import Conflict, NotFound, Refused, StoreRefused, StoreUnavailable
 from twin.settings import Settings, load, safety_problems
 from twin.store.writer import DatabaseInUse
@@ -61,7 +62,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except Refused as refused:
-        for line in [str(p) for p in refused.problems] or [refused.what]:
+        for line in [said(p) for p in refused.problems] or [refused.what]:
             typer.echo(f"cimtwin: {line}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
@@ -434,7 +435,7 @@ def check_notify(files: Annotated[list[Path], typer.Argument(help="通知方案 
             except InvalidPlan as refused:
                 mistakes += len(refused.problems)
                 for problem in refused.problems:
-                    typer.echo(f"cimtwin: {file}, {problem}", err=True)
+                    typer.echo(f"cimtwin: {file}, {said(problem)}", err=True)
             else:
                 typer.echo(
                     f"cimtwin: {file}: {len(plan.receivers)} receivers / 个接收端, {len(plan.routes)} routes / 条路由"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from alerts.causes import SIGNS, sign_of
+from alerts.composition import HERE, Composition
 from alerts.floods import SOURCE, SPAN, Flood, FloodGauge
 from alerts.incidents import KEPT, IncidentBook, Summary, Told
 from alerts.reach import Reach
@@ -198,18 +199,14 @@ class Desk:
         if new:
             self._book.load(store.holding(connection, new), 0, 0)
         known = store.alerts(connection, new) if new else {}
-        rules, sensors = self._rules(), self._catalog.sensors
+        rules = self._rules()
         for event in events:
             alert = known.get(event.alert_id)
             member = self._book.members.get(event.alert_id)
             if alert is None and member is None:
                 continue
             rule = rules.by_id.get(event.rule)
-            if event.sensor_index >= 0 or rule is None:
-                kind = sensors[event.sensor_index].kind if event.sensor_index >= 0 else None
-                sign = sign_of(kind, None if rule is None else rule.detector, event.domain)
-            else:
-                sign = _sign_of_rule(rule, rules, event.domain)
+            sign = self._sign(rule, rules, event)
             raised_at = event.observed_at
             since, place = event.observed_at, ""
             if alert is not None:
@@ -225,6 +222,39 @@ class Desk:
                     event.flags, event.replaces,
                 )
             )  # fmt: skip
+
+    def _sign(self, rule: Rule | None, rules: RuleSet, event: AlertEvent) -> str:
+        """What an alert is a sign of. Of a rule over other rules: of a pump that should run and does not, else of its
+        own sensor, else of the highest in rank of what holds at the place itself; what holds elsewhere (rain within
+        5 km) is not what happens here."""
+        sensor = self._catalog.sensors[event.sensor_index] if event.sensor_index >= 0 else None
+        own = None if sensor is None else sensor.kind
+        if rule is None:
+            return sign_of(own, None, event.domain)
+        if not isinstance(rule.parameters, Composition):
+            return sign_of(rule.kind if own is None else own, rule.detector, event.domain)
+        here = []
+        for member, is_positive in rule.parameters.holds.members():
+            followed = rules.by_id.get(member.rule)
+            if followed is None:
+                continue
+            sign = sign_of(self._kind_of(followed), followed.detector)
+            if sign == "pump":  # it stands where it is open below a limit, or not open above one
+                if is_positive is (followed.side == "below"):
+                    return "pump-idle"
+            elif is_positive and member.scope == HERE:
+                here.append(sign)
+        if own is not None or not here:
+            return sign_of(own, rule.detector, event.domain)
+        return max(here, key=lambda sign: SIGNS[sign].rank)
+
+    def _kind_of(self, rule: Rule) -> str | None:
+        """The kind of the sensors that a rule looks at, the first where they are several; None where it names none."""
+        if rule.sensors:
+            device, _, name = rule.sensors[0].partition("/")
+            index = self._catalog.devices.get(device, {}).get(name)
+            return None if index is None else self._catalog.sensors[index].kind
+        return next(iter(rule.where.kind), None) if rule.kind in (None, "*") else rule.kind
 
     def _answer(self, connection: Connection, action: Action) -> bytes | Exception:
         """Carry out what somebody asked for, unless it was already; the answer, or why not."""
@@ -290,29 +320,6 @@ class Desk:
             "operators": self.operators,
             "source": SOURCE,
         }
-
-
-def _sign_of_rule(rule: Rule, rules: RuleSet, domain: str) -> str:
-    """What an alert on a group is a sign of: of a rule over other rules, what the highest in rank of these tell."""
-    parts = [name for part in _named(rule.raw) if (name := rules.by_id.get(part)) is not None and name is not rule]
-    signs = [sign_of(part.kind, part.detector) for part in parts]
-    if rule.kind is not None or not signs:
-        return sign_of(rule.kind, rule.detector, domain)
-    return max(signs, key=lambda sign: SIGNS[sign].rank)
-
-
-def _named(raw: Any) -> Iterator[str]:
-    """Every text that a rule's own table holds, but for what it excludes; those that are ids of rules are the rules
-    that it looks at."""
-    if isinstance(raw, str):
-        yield raw
-    elif isinstance(raw, Mapping):
-        for name, value in raw.items():
-            if name not in ("not", "none"):
-                yield from _named(value)
-    elif isinstance(raw, Sequence):
-        for value in raw:
-            yield from _named(value)
 
 
 def _alert(member: Member | None) -> str | None:

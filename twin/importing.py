@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeVar
 import numpy as np
 import psycopg
 
+from alerts.engine import fitted
 from alerts.rules import RuleSet, parse_rules
 from ingest import quality
 from ingest.codecs.gathering import MAX_VALUE
@@ -26,7 +27,7 @@ from twin.sensors import parse_sensors_csv
 from twin.settings import Settings
 from twin.state import SensorState
 from twin.store.backfill import Backfill, in_storing_order, unknown_sensors
-from twin.store.catalog import refresh, save_rules, upsert_sensors
+from twin.store.catalog import load_facts, refresh, save_rules, upsert_sensors
 from twin.store.migrate import migrate
 from twin.store.models import Source
 from twin.units import Kind, load_kinds
@@ -128,10 +129,23 @@ def import_files(
             elif what == "rules":
                 rules = parse_named_rules(data, str(file), kinds)
                 with connection.transaction():
+                    _refuse_ties(connection, rules, kinds, str(file))
                     version = save_rules(connection, rules.text, "import")
                 yield f"{file}: {len(rules)} rules, version {version} / {len(rules)} 条规则,版本 {version}"
             else:
                 yield _import_readings(connection, file, kinds, now())
+
+
+def _refuse_ties(connection: psycopg.Connection, rules: RuleSet, kinds: dict[str, Kind], name: str) -> None:
+    """Refuse overrides that do not go together on a sensor that there is."""
+    if not rules.overrides:
+        return
+    catalog = Catalog(kinds)
+    refresh(connection, catalog)
+    load_facts(connection, catalog, rules.attributes)
+    problems = fitted(rules, catalog).problems
+    if problems:
+        raise InvalidRules([replace(p, place=f"{name}, {p.place}") for p in problems], name)
 
 
 def _is_table(source: Source) -> bool:

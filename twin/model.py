@@ -541,6 +541,10 @@ class Conflict(Exception):  # noqa: N818
     """The state does not allow it (HTTP 409)."""
 
 
+class Overtaken(Conflict):
+    """Somebody else changed it since it was read (HTTP 412)."""
+
+
 class StoreUnavailable(Exception):  # noqa: N818
     """The database is away or cannot take anything now: keep, do not acknowledge, try again."""
 

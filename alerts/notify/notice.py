@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -19,6 +20,7 @@ _KIND_EN: Final = {
 Clean = Callable[[str], str]
 INSTRUCTIONS: Final = 3  # shown of one notice
 # What would be markup or a mention in a chat is shown as its full-width twin.
+_UTC: Final = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z\b", re.ASCII)
 _PLAIN: Final = str.maketrans({"<": "＜", ">": "＞", "[": "［", "]": "］", "`": "｀", "*": "＊", "_": "＿", "#": "＃"})
 
 
@@ -97,6 +99,18 @@ def when(at: Micros, zone: str) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} {moment:%z}"
 
 
+def in_zone(text: str, zone: str) -> str:
+    """A text with its UTC times (`2026-07-01T08:00:00Z`) in the plan's zone: at night nobody is to add eight hours."""
+
+    def said(found: re.Match[str]) -> str:
+        try:
+            return when(parse_time(found[0]), zone)
+        except ValueError:  # no time, but somebody's words
+            return found[0]
+
+    return _UTC.sub(said, text)
+
+
 def line(text: str) -> str:
     """A text on one line."""
     return " ".join(text.split())
@@ -112,7 +126,7 @@ def title(notice: Notice, language: str, clean: Clean = line) -> str:
         return "【测试】cimtwin 通知测试" if is_zh else "TEST: notification from cimtwin"
     level = LEVEL_ZH[notice.level] if is_zh else notice.level.upper()
     number = len(notice.alerts)
-    first = clean(str(notice.alerts[0]["message"][language])) if number else ""
+    first = clean(in_zone(str(notice.alerts[0]["message"][language]), notice.zone)) if number else ""
     if is_zh:
         head = f"【{level}{kind or '报警'}】"
         return f"{head}{first}" if number == 1 else f"{head}{number} 条报警：{first}"
@@ -156,7 +170,7 @@ def lines(notice: Notice, language: str, clean: Clean = line) -> Iterator[str]:
 
 
 def _of_alert(alert: Mapping[str, Any], zone: str, is_zh: bool, clean: Clean) -> str:
-    text = clean(str(alert["message"]["zh" if is_zh else "en"]))
+    text = clean(in_zone(str(alert["message"]["zh" if is_zh else "en"]), zone))
     raised = when(parse_time(alert["raised_at"]), zone)
     if is_active(alert):
         return f"{text}（发生于 {raised}）" if is_zh else f"{text} (raised {raised})"

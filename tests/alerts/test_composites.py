@@ -15,6 +15,7 @@ from alerts.lifecycle import AlertBook, Docket
 from alerts.packs import default_text
 from alerts.rules import RuleSet, parse_rules, parse_rules_table, to_toml
 from twin.catalog import Catalog
+from twin.mistakes import in_chinese
 from twin.model import DAY, HOUR, InvalidRules, Sensor, Transition
 
 PACK = parse_rules(default_text(), KINDS, require_source=True)
@@ -61,6 +62,7 @@ def composite(body: str) -> str:
         ('all = [{ rule = "high", on = "city", within = "5m" }]', "all.1.on", "cannot be combined"),
         ('on = "city"\nall = ["high", { rule = "pump", along = "upstream" }]', "all.2.along", "not at city"),
         ('all = [{ rule = "high", sensors = 0 }]', "all.1.sensors", '"any", "all"'),
+        ('all = [{ rule = "" }]', "all.1.rule", "id of a rule"),
         ('all = ["high"]\nwindow = 5', "window", "duration with its unit"),
         ('all = ["high"]\nmax_gap = "5min"', "max_gap", "of readings"),
         ('all = ["high"]\nclear = { margin = 1 }', "clear.margin", "of values"),
@@ -73,6 +75,7 @@ def composite(body: str) -> str:
 def test_what_cannot_be_followed_is_refused_with_its_place(body: str, field: str, said: str) -> None:
     with pytest.raises(InvalidRules) as refused:
         rules(composite(body))
+    assert all(in_chinese(p.text) for p in refused.value.problems), refused.value
     assert any(p.field == field and said in p.text and "c" in p.place for p in refused.value.problems), refused.value
 
 

@@ -14,6 +14,7 @@ from ingest.judgement import Decision, Judgement
 from tests.ingest.test_judgement import Kept
 from tests.twin.networks import network
 from twin.catalog import Catalog
+from twin.mistakes import in_chinese
 from twin.model import (
     DAY,
     HOUR,
@@ -319,6 +320,7 @@ def test_a_wrong_inhibition_refuses_the_file_with_its_place(table: str, field: s
         parse_rules(f"{RULES}\n[[inhibit]]\n{table}\n", KINDS)
     problem = next(p for p in refused.value.problems if p.field == field)
     assert problem.place.startswith("inhibit 1, line ")
+    assert all(in_chinese(p.text) for p in refused.value.problems), refused.value
 
 
 @pytest.mark.parametrize(
@@ -330,6 +332,7 @@ def test_a_wrong_chatter_is_refused(chatter: str) -> None:
     with pytest.raises(InvalidRules) as refused:
         parse_rules(RULE.format("level", "drainage.level") + f"chatter = {chatter}\n", KINDS)
     assert all(problem.field.startswith("chatter") for problem in refused.value.problems)
+    assert all(in_chinese(p.text) for p in refused.value.problems), refused.value
 
 
 def test_latch_chatter_and_inhibition_do_not_bear_on_what_a_rule_judges_and_travel_as_json() -> None:

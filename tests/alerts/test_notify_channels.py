@@ -95,6 +95,19 @@ def test_alertmanager_is_told_until_when_and_that_the_old_level_ended() -> None:
     assert all(set(item) == {"labels", "annotations", "startsAt", "endsAt"} for item in (old, new, cleared))
 
 
+def test_people_are_told_times_of_their_own_zone_and_machines_of_utc() -> None:
+    said = "水位异常 3 m（自 2026-07-01T22:15:00Z）2026-99-01T00:00:00Z"
+    told = notice(alert(message={"zh": said, "en": "since 2026-07-01T22:15:00.500Z"}))
+    letter = CHANNELS["mail"](told, receiver("mail"), "id-1", AT)
+    assert isinstance(letter, Letter)
+    parsed = email.message_from_bytes(letter.content, policy=email.policy.default)
+    for text in (parsed["Subject"], parsed.get_content()):
+        assert "自 2026-07-02 06:15:00 +0800" in text
+        assert "22:15" not in text
+        assert "2026-99-01T00:00:00Z" in text
+    assert body(made("webhook", told))["alerts"][0]["message"]["zh"] == said
+
+
 def test_a_mail_has_one_name_however_often_it_goes_out_and_reaches_who_is_on_duty() -> None:
     people = ({"name": "张伟", "mobile": "", "mail": "zhang@example.org"},)
     letter = CHANNELS["mail"](notice(people=people), receiver("mail"), "id-1", AT)

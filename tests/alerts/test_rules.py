@@ -21,6 +21,7 @@ from alerts.rules import (
     parse_rules_table,
     to_toml,
 )
+from twin.mistakes import in_chinese
 from twin.model import HOUR, MINUTE, SECOND, InvalidRules, Level
 
 KIND = 'kind = "water.pressure"\n'
@@ -225,6 +226,7 @@ def test_a_mistake_is_told_with_rule_line_and_field(body: str, field: str, text:
     written = "# a comment\n\n" + rule(body)
     with pytest.raises(InvalidRules) as refused:
         parse_rules(written, KINDS)
+    assert all(in_chinese(p.text) for p in refused.value.problems), refused.value
     (problem,) = [p for p in refused.value.problems if p.field == field]
     assert problem.place == f"r, line {line_of(field, written)}"
     assert text in problem.text
@@ -248,6 +250,7 @@ def test_a_rule_needs_an_id_and_sensors(head: str, field: str, text: str) -> Non
     written = rule(LIMIT, head)
     with pytest.raises(InvalidRules) as refused:
         parse_rules(written, KINDS)
+    assert all(in_chinese(p.text) for p in refused.value.problems), refused.value
     (problem,) = refused.value.problems
     assert problem.field == field
     assert text in problem.text
@@ -295,6 +298,7 @@ def test_a_file_that_is_no_rules_file_is_refused(text: str | bytes, place: str, 
         parse_rules(text, KINDS)
     assert refused.value.problems[0].place == place
     assert words in refused.value.problems[0].text
+    assert all(in_chinese(p.text) for p in refused.value.problems), refused.value
 
 
 @pytest.mark.parametrize(

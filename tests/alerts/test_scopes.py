@@ -16,6 +16,7 @@ from alerts.engine import Engine, effective_on, fitted
 from alerts.parameters import Accumulating
 from alerts.rules import RuleSet, parse_rules, parse_rules_table
 from twin.catalog import AssetFacts, Catalog
+from twin.mistakes import in_chinese
 from twin.model import InvalidRules
 
 PONDING = """
@@ -100,6 +101,7 @@ def test_a_disabled_rule_can_be_switched_on_for_a_place() -> None:
 def refusals(text: str) -> list[str]:
     with pytest.raises(InvalidRules) as refused:
         rules(text)
+    assert all(in_chinese(p.text) for p in refused.value.problems), refused.value
     return [str(problem) for problem in refused.value.problems]
 
 

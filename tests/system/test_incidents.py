@@ -189,6 +189,66 @@ def test_a_storm_with_a_pump_trip_is_one_incident_with_the_pump_as_root_whatever
         other.stop()
 
 
+COMPOSED = """
+[[rule]]
+id = "raining"
+kind = "drainage.rainfall"
+role = "condition"
+detector = "threshold"
+levels = { blue = 2 }
+
+[[rule]]
+id = "pump-runs"
+kind = "drainage.pump_running"
+role = "condition"
+detector = "threshold"
+levels = { blue = 1 }
+
+[[rule]]
+id = "well-rises"
+sensors = ["dw-01/level", "dw-02/level", "dw-03/level", "dw-04/level", "dw-05/level", "dw-06/level"]
+role = "condition"
+detector = "threshold"
+levels = { blue = 1.5 }
+
+[[rule]]
+id = "well-in-rain"
+detector = "composite"
+all = ["well-rises", { rule = "raining", within = "5km", window = "1h" }]
+
+[[rule]]
+id = "pump-idle"
+detector = "composite"
+on = "sensor"
+all = ["well-rises"]
+not = [{ rule = "pump-runs", within = "20km" }]
+"""
+
+
+def test_a_composite_is_a_sign_of_what_holds_at_its_place_or_of_a_pump_that_does_not_run(
+    cimtwin: Callable[..., Cimtwin], database_url: str
+) -> None:
+    with_drain(database_url)
+    city = cimtwin()
+    equip(city)
+    city.put_rules(COMPOSED)
+    say(city, 0, pu_01=1, pu_02=1, rg_01=0, **dict.fromkeys(("dw_05", "dw_06"), 0.3))
+    say(city, 5, rg_01=3)
+    say(city, 10, dw_05=2)
+    say(city, 12, rg_01=3, dw_05=2, dw_06=0.3, pu_01=1, pu_02=1)
+    until(lambda: city.stats()["alert_events"] == 1, "the well in the rain")
+    (incident,) = until(lambda: city.get("/incidents")["items"], "its incident")
+    assert incident["probable_cause"]["what"]["en"] == "drain level"
+    say(city, 20, pu_01=0, pu_02=0)
+    say(city, 22, rg_01=3, dw_05=2, dw_06=2, pu_01=0, pu_02=0)
+    say(city, 24, rg_01=3, dw_05=2, dw_06=2, pu_01=0, pu_02=0)
+    until(lambda: city.stats()["alert_events"] == 4, "the pumps that do not run, and the second well")
+    (one,) = until(
+        lambda: [i for i in city.get("/incidents")["items"] if i["alert_count"] == 4], "one incident of all four"
+    )
+    assert (one["probable_cause"]["rule"], one["probable_cause"]["what"]["en"]) == ("pump-idle", "pump not running")
+
+
 def test_what_people_do_about_an_incident_is_kept_and_done_once(
     cimtwin: Callable[..., Cimtwin], database_url: str
 ) -> None:

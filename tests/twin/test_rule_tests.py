@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from alerts.rules import parse_rules
 from twin.cli import app
+from twin.mistakes import in_chinese
 from twin.model import MINUTE, SECOND, Refused, parse_time
 from twin.rule_tests import START, RuleTest, read_tests, run, told
 from twin.units import load_kinds
@@ -124,6 +125,7 @@ def test_every_mistake_of_a_test_is_told_with_its_place() -> None:
     )
     with pytest.raises(Refused) as refused:
         read(text)
+    assert all(in_chinese(p.text) for p in refused.value.problems), refused.value
     told_ = [str(problem).removeprefix("t.toml, ") for problem in refused.value.problems]
     assert [line.split(": ")[0] for line in told_] == [
         "test 1, line 1, nme", "test 1, line 1, sensor.size", "test 1, line 1, sensor.kind",

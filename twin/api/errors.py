@@ -17,7 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from twin.model import Conflict, NotFound, Problem, Refused, StoreRefused, StoreUnavailable
+from twin.mistakes import in_chinese
+from twin.model import Conflict, NotFound, Overtaken, Problem, Refused, StoreRefused, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ TITLES_ZH: Final = {
     405: "不支持该方法",
     406: "没有所要的格式",
     409: "状态不允许",
+    412: "已被他人修改",
     413: "请求体过大",
     415: "不支持的格式",
     422: "内容有误",
@@ -72,7 +74,11 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, **m
 
 
 def problem_list(problems: Sequence[Problem]) -> list[dict[str, str]]:
-    return [{"place": p.place, "field": p.field, "text": p.text} for p in problems[:PROBLEMS_MOST]]
+    """Each with `zh`, the text in Chinese, where that is known."""
+    return [
+        {"place": p.place, "field": p.field, "text": p.text} | ({"zh": zh} if (zh := in_chinese(p.text)) else {})
+        for p in problems[:PROBLEMS_MOST]
+    ]
 
 
 def _invalid(error: Invalid) -> Response:
@@ -85,6 +91,10 @@ def _not_found(error: NotFound) -> Response:
 
 def _conflict(error: Conflict) -> Response:
     return problem(409, str(error))
+
+
+def _overtaken(error: Overtaken) -> Response:
+    return problem(412, str(error))
 
 
 def _refused(error: Refused) -> Response:
@@ -149,6 +159,7 @@ ANSWERS: Final[dict[type[Exception], Callable[[Any], Response]]] = {
     Invalid: _invalid,
     NotFound: _not_found,
     Conflict: _conflict,
+    Overtaken: _overtaken,
     Refused: _refused,
     StoreRefused: _store_refused,
     StoreUnavailable: _unavailable,

@@ -3,17 +3,18 @@ replacement as a whole, tried on stored readings before if wished."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from alerts.engine import effective_on, fitted
 from alerts.rule_diff import difference
 from alerts.rules import Override, Rule, RuleSet, parse_duration, parse_rules, parse_rules_json, to_toml
-from alerts.scopes import Lack
+from alerts.scopes import Fitted, Lack
 from twin.api.errors import Invalid, done
 from twin.api.parameters import (
     After,
@@ -131,12 +132,15 @@ def router(service: ServiceView) -> APIRouter:
         "/rules",
         summary="替换整个规则集 / Replace the whole rule set",
         description="包括默认规则包。整体接受或整体拒绝，列出全部错误；相同的规则保留其状态，被删规则的报警关闭。"
-        "空规则集须写明 `rule = []`。`dry_run=7d`：不生效，只回答与现行规则的差异以及近 7 天的回测结果。 / "
+        "空规则集须写明 `rule = []`。`dry_run=7d`：不生效，只回答与现行规则的差异以及近 7 天的回测结果。"
+        "带 `If-Match`（GET 的 `ETag`）时，现行版本若已变则以 412 拒绝。 / "
         "The default pack included; all or nothing; equal rules keep their state. An empty set is said by `rule = []`. "
         "`dry_run=7d` puts nothing into force: it answers what differs from the rules in force, and what the rules "
-        "would have given in the last seven days.",
+        "would have given in the last seven days. With `If-Match`, the `ETag` of GET, it answers 412 where another "
+        "version is in force by now.",
         responses=example({"version": 4})
         | {
+            412: {"description": "现行版本已不是 If-Match 所述 / the version in force is not that of If-Match"},
             415: {"description": "既非 TOML 也非 JSON / neither TOML nor JSON"},
             422: {"description": "有误 / mistakes, all listed"},
         },
@@ -149,8 +153,12 @@ def router(service: ServiceView) -> APIRouter:
         dry_run: Annotated[
             str | None, Query(max_length=64, description="回测多久 / over the last", examples=["7d"])
         ] = None,
+        if_match: Annotated[
+            str | None, Header(max_length=200, description="所改的版本 / the version changed", examples=['"3"'])
+        ] = None,
     ) -> Response:
         data = await request.body()
+        instead_of = _instead_of(if_match)
         is_json = is_json_body(request, data)
         if not data.strip():
             raise Invalid(
@@ -160,20 +168,24 @@ def router(service: ServiceView) -> APIRouter:
             rules = await run_in_threadpool(_from_json, data, service)
         else:
             rules = await run_in_threadpool(parse_rules, data, service.kinds)
+        more: dict[str, Any] = {}
         if rules.overrides:
-            problems = (await run_in_threadpool(fitted, rules, service.catalog)).problems
-            if problems:
-                raise InvalidRules(problems)
+            on_sensors = await run_in_threadpool(fitted, rules, service.catalog)
+            if on_sensors.problems:
+                raise InvalidRules(on_sensors.problems)
+            if idle := _without_sensors(rules, on_sensors, service.rules.attributes is not None):
+                more["overrides_without_sensors"] = idle
         who, why = text_field({"by": by}, "by"), text_field({"note": note}, "note", 2000)
         if dry_run is None:
-            return json_answer({"version": await done(service.commands.put_rules(rules.text, who, why))})
+            version = await done(service.commands.put_rules(rules.text, who, why, instead_of))
+            return json_answer({"version": version, **more})
         span = _span(dry_run)
         end = service.clock()
         run = await run_in_threadpool(service.backtests.start, Asked(rules.text, end - span, end))
         number, before = service.rules_version, service.rules.text
         found = await answered(request, run)
         changes = await run_in_threadpool(difference, before, rules.text, (f"version {number}", "dry run"))
-        return json_answer({"dry_run": True, "version": number, "diff": changes, "backtest": found})
+        return json_answer({"dry_run": True, "version": number, "diff": changes, "backtest": found, **more})
 
     @routes.get(
         "/rules/versions",
@@ -304,6 +316,28 @@ def rules_given(given: str | dict[str, Any] | list[dict[str, Any]], service: Ser
     elif "rule" not in given:
         given = {"rule": [given]}
     return _from_json(orjson.dumps(given), service)
+
+
+def _instead_of(if_match: str | None) -> int | None:
+    """The version that `If-Match` names; None where any will do."""
+    text = (if_match or "*").strip()
+    found = re.fullmatch(r'(?:W/)?"(\d{1,9})"', text)
+    if found is None and text != "*":
+        raise Invalid("If-Match", 'must be the ETag of a version, such as "3"', '必须是某版本的 ETag，如 "3"')
+    return None if found is None else int(found[1])
+
+
+def _without_sensors(rules: RuleSet, found: Fitted, knows_areas: bool) -> list[str]:
+    """The places of overrides in whose scope there is no sensor that their rule looks at: more likely a slip of the pen
+    than a sensor that is still to come. Of areas nothing is said where they are not known."""
+    used = {override.place for _, chain, _ in found.chains for override in chain}
+    return [
+        override.place
+        for override in rules.overrides
+        if override.place not in used
+        and (rules.by_id[override.rule].enabled or override.fields.get("enabled") is True)
+        and (knows_areas or not {"area", "asset"} & dict(override.scope).keys())
+    ]
 
 
 def _span(text: str) -> int:

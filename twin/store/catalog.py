@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from twin.catalog import AssetFacts, Catalog, Replacement
-from twin.model import Conflict, InvalidSensors, Micros, Problem, Sensor, SensorMode, micros
+from twin.model import Conflict, InvalidSensors, Micros, Overtaken, Problem, Sensor, SensorMode, micros
 from twin.store.database import Connection
 from twin.store.models import bind_sensors
 from twin.store.rows import Row, moment
@@ -224,10 +224,18 @@ def current_rules(connection: Connection) -> tuple[int, str] | None:
     return None if row is None else (int(row[0]), str(row[1]))
 
 
-def save_rules(connection: Connection, text: str, by: str | None, note: str | None = None) -> int:
-    """Store `text` as the next version and make it the one in force."""
+def save_rules(
+    connection: Connection, text: str, by: str | None, note: str | None = None, instead_of: int | None = None
+) -> int:
+    """Store `text` as the next version and make it the one in force. Raises `Overtaken` where the one in force is not
+    `instead_of`."""
     row = connection.execute("update service set rules_version = rules_version + 1 returning rules_version").fetchone()
     version = int(row[0]) if row else 1
+    if instead_of is not None and version - 1 != instead_of:
+        raise Overtaken(
+            f"version {version - 1} is in force, not {instead_of}: fetch it and put your change into it"
+            f" / 现行版本为 {version - 1}，不是 {instead_of}：请重新取出后再改"
+        )
     connection.execute(
         "insert into rule_sets (version, text, by, note) values (%s, %s, %s, %s)", (version, text, by, note)
     )

@@ -20,6 +20,13 @@ export const moment = (t: number): string => `${day(t)} ${clock(t)}`
 export const shortly = (t: number): string =>
   day(t) === day(Date.now()) ? clock(t).slice(0, 5) : moment(t).slice(5, 16)
 
+/** A text with its UTC times (`2026-07-01T08:00:00Z`) as `moment` tells them. */
+export const local = (text: string): string =>
+  text.replace(/\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\b/g, (utc) => {
+    const t = Date.parse(utc)
+    return Number.isNaN(t) ? utc : moment(t)
+  })
+
 /** As `<input type="datetime-local" step="1">` has it. */
 export const localInput = (t: number): string => `${day(t)}T${clock(t)}`
 

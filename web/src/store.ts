@@ -1,6 +1,7 @@
 /** What the page shows: its mode, what is chosen, and what the service told, for whichever component needs it. */
 import { computed, reactive, ref, shallowRef, watch } from 'vue'
 import { ApiError, getHolds, getIncident, getKinds, getReplay, getRules, getSensors, isTokenWanted, type Rule } from './api'
+import { local } from './format'
 import { half, i18n } from './i18n'
 import { Feed, type ShownAlert } from './live'
 import {
@@ -142,7 +143,7 @@ export const worst = (of: Record<Level, number>): Level | null => LEVELS.findLas
 /** What is the matter, in few words: the message without place, level and value. A replay's own rules are not known. */
 export const titleOf = (alert: ShownAlert): string =>
   (!(ui.mode === 'replay' && replay.value?.rules === 'given') && rules.value.get(alert.rule)?.title?.[locale.value]) ||
-  alert.message[locale.value]
+  local(alert.message[locale.value])
 
 /** The worst active level of each sensor. */
 export const levels = computed(() => {

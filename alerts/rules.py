@@ -513,7 +513,7 @@ def _connect(rules: list[Rule], by_id: Mapping[str, Rule], problems: list[Proble
         place = (rule.id or "rule") + (f", line {rule.line}" if rule.line else "")
         found = [Problem(place, name, text) for name, text in unfit(rule, by_id)]
         problems += found
-        if not found:
+        if not found and "" not in rule.parameters.rules():  # that one is not named was told where it was read
             sealed(rule, *(by_id[name].fingerprint for name in rule.parameters.rules()))
 
 

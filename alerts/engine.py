@@ -610,6 +610,16 @@ class Engine:
                 small._take(name, table, spans(begin, np.searchsorted(table["sensor"], pivots, "right") - begin))
         return small
 
+    def unjudged(self, groups: Sequence[Group]) -> list[Group]:
+        """Of the groups of a fork by `fork_groups(groups, …)` those that were never judged."""
+        rows = {name: sorted(row for family, row in groups if family == name) for name in self.joined}
+        return [
+            (name, row)
+            for name, own in rows.items()
+            for row, at in zip(own, self.joined[name].join.columns["join_through"].tolist(), strict=True)
+            if at == NEVER
+        ]
+
     def read_again(self, groups: Sequence[Group], begins: Mapping[Group, Micros]) -> dict[Group, Micros]:
         """Of a fork by `fork_groups(groups, …)`: forget which readings the groups remember. By group, the time
         after which all its members' readings are needed to judge it on: those of its samples that were not judged yet,

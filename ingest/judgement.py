@@ -595,20 +595,29 @@ class Judgement:
             fingerprint = self.engine.fingerprint_of(group)
             through[group] = -1 if snapshot is None else snapshot.engine.through(group[0], fingerprint, pivot)
         if snapshot is not None:
-            pivots = np.array(sorted({self.engine.watch_of(group)[1] for group in groups}), np.int32)
-            since = Readings.join([archive.history(pivots, snapshot.newest(pivots)), stored])
-            first = dict.fromkeys(pivots.tolist(), OUTDATED)
-            for pivot, at in zip(since.sensor.tolist(), since.observed_at.tolist(), strict=True):
-                if pivot in first:
-                    first[pivot] = min(first[pivot], at)
-            begins = {g: min(first[self.engine.watch_of(g)[1]], *late[g].values()) for g in groups}
+            pivot_of = {group: self.engine.watch_of(group)[1] for group in groups}
+            first = self._firsts_since(snapshot, {pivot_of[g] for g in small.unjudged(groups)}, stored, archive)
+            begins = {g: min(first.get(pivot_of[g], OUTDATED), *late[g].values()) for g in groups}
+            newest = after.copy()
             for group, begin in small.read_again(groups, begins).items():
                 own = np.searchsorted(members, self.engine.members(group))
-                horizon = int(after[own].max()) - self.lateness
-                np.minimum.at(after, own, max(begin, horizon))
+                np.minimum.at(after, own, max(begin, int(newest[own].max()) - self.lateness))
         known = Readings.join([archive.history(members, after), stored.take(np.isin(stored.sensor, members))])
         is_since = known.observed_at > after[np.searchsorted(members, known.sensor)]
         return small, through, known.take(known.judgeable() & is_since).in_order()
+
+    def _firsts_since(
+        self, snapshot: Snapshot, sensors: Collection[int], stored: Readings, archive: Archive
+    ) -> dict[int, Micros]:
+        """The first event time of each sensor after what the snapshot knew."""
+        if not sensors:
+            return {}
+        asked = np.array(sorted(sensors), np.int32)
+        known = Readings.join([archive.history(asked, snapshot.newest(asked)), stored])
+        first: dict[int, Micros] = {}
+        for sensor, at in zip(known.sensor.tolist(), known.observed_at.tolist(), strict=True):
+            first[sensor] = min(at, first.get(sensor, at))
+        return first
 
     def _bases(self, redo: Indices, late_from: Ints) -> tuple[Ints, Ints]:
         """By sensor, which snapshot to start from (-1: at rest, from the beginning) and its newest event time there.

@@ -23,6 +23,7 @@ from alerts.rules import RuleSet, parse_duration
 from ingest.judgement import Decision, Judgement
 from ingest.recorded import read_recorded
 from twin.catalog import AssetFacts, Catalog
+from twin.city import Network
 from twin.importing import decode_text
 from twin.model import (
     DAY,
@@ -44,6 +45,8 @@ from twin.model import (
     iso,
     parse_time,
 )
+from twin.network.graph import Graph
+from twin.reach import Known, Networks
 from twin.sensors import sensors_from_json
 from twin.units import Kind
 
@@ -55,7 +58,8 @@ AT_ONCE: Final = 2_000  # messages decided together
 _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*test[ \t]*\]\]", re.MULTILINE)
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _TOKEN = re.compile(rf"(?P<value>_|null|{_NUMBER})(?P<change>[+-](?:\d+\.?\d*|\.\d+))?(?:x(?P<times>\d+))?")
-_TEST: Final = frozenset({"name", "start", "until", "step", "sensor", "values", "readings", "rules", "events"})
+_PIPE = re.compile(r"(?:(?P<id>\S+) = )?(?P<start>\S+) (?P<way>[>-]) (?P<end>\S+) (?P<metres>\d+(?:\.\d+)?)m")
+_TEST: Final = frozenset({"name", "start", "until", "step", "sensor", "values", "readings", "pipes", "rules", "events"})
 _SENSOR: Final = frozenset(
     {"id", "kind", "unit", "tenant", "asset", "lon", "lat", "interval", "min", "max", "tags", "statistic", "area",
      "attributes", "step", "values"}
@@ -88,7 +92,7 @@ class Expected:
 @dataclass(frozen=True, slots=True)
 class RuleTest:
     """One test. `readings`: sensor (its place), µs, value (None: null), in order of time; `rules`: those whose events
-    count, all where empty; `until`: how far the clock goes."""
+    count, all where empty; `until`: how far the clock goes; `pipes`: the network that the sensors' assets are in."""
 
     name: str
     place: str
@@ -99,6 +103,7 @@ class RuleTest:
     readings: tuple[tuple[int, Micros, float | None], ...]
     rules: tuple[str, ...]
     expected: tuple[Expected, ...]
+    pipes: Networks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +231,20 @@ class _Reader:
             self.wrong("rules", "must be a list of ids")
             rules = []
         expected = self._events()
+        pipes = self._pipes()
         if len(self.problems) > before:
             return None
         return RuleTest(
-            str(name), self.place, start, until, tuple(sensors), facts, tuple(rows), tuple(rules), tuple(expected)
+            str(name),
+            self.place,
+            start,
+            until,
+            tuple(sensors),
+            facts,
+            tuple(rows),
+            tuple(rules),
+            tuple(expected),
+            pipes,
         )
 
     def _start(self) -> Micros:
@@ -318,6 +333,28 @@ class _Reader:
                 self.wrong("readings", f"{name} has readings of {device}/{prop}, which is no sensor of the test")
         columns = zip(recorded.sensor.tolist(), recorded.observed_at.tolist(), recorded.value.tolist(), strict=True)
         return [(mine[s], at, None if value != value else value) for s, at, value in columns]
+
+    def _pipes(self) -> Networks | None:
+        """The network of a test."""
+        given = self.table.get("pipes", [])
+        texts = [text for text in given if isinstance(text, str)] if isinstance(given, list) else []
+        pipes = [pipe for text in texts if (pipe := _PIPE.fullmatch(" ".join(text.split()))) is not None]
+        if not isinstance(given, list) or len(pipes) < len(given):
+            self.wrong("pipes", 'must be a list such as ["J1 > J2 120m", "P7 = J2 - J3 80.5m"]; > is the way it flows')
+        if not pipes:
+            return None
+        number: dict[str, int] = {}
+        ends = [[number.setdefault(pipe[end], len(number)) for end in ("start", "end")] for pipe in pipes]
+        start, end = np.array(ends, np.int32).T
+        nodes, edges = np.full(len(number), np.nan), np.full(len(pipes), np.nan)
+        ids = [pipe["id"] or "" for pipe in pipes]
+        network = Network(
+            "", [*number], [""] * len(number), nodes, nodes, nodes, nodes, nodes,
+            ids, [""] * len(pipes), start, end, np.array([float(pipe["metres"]) for pipe in pipes]),
+            edges, edges, edges, np.array([pipe["way"] == ">" for pipe in pipes]).astype(np.int8),
+            np.ones(len(pipes), bool),
+        )  # fmt: skip
+        return Networks({(0, 0): Known(Graph(network), [*number, *ids])})
 
     def _events(self) -> list[Expected]:
         given = self.table.get("events")
@@ -412,8 +449,9 @@ def told(test: RuleTest, rules: RuleSet, kinds: dict[str, Kind]) -> list[Expecte
     catalog.put(list(enumerate(test.sensors)))
     catalog.describe(test.facts, rules.attributes)
     judgement = Judgement(
-        catalog, rules, 1, lateness=DAY, default_tenant="default", max_bytes=1 << 20, started_at=test.start
-    )
+        catalog, rules, 1, lateness=DAY, default_tenant="default", max_bytes=1 << 20, started_at=test.start,
+        reach=test.pipes,
+    )  # fmt: skip
     archive = _Archive()
 
     def stand(decision: Decision) -> None:

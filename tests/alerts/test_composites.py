@@ -79,6 +79,13 @@ def test_what_cannot_be_followed_is_refused_with_its_place(body: str, field: str
     assert any(p.field == field and said in p.text and "c" in p.place for p in refused.value.problems), refused.value
 
 
+@pytest.mark.parametrize("of", ["[]", "''", "3"])
+def test_neighbours_that_count_nothing_are_refused(of: str) -> None:
+    with pytest.raises(InvalidRules) as refused:
+        rules(HEAD + f'detector = "neighbours"\nwithin = "50m"\nof = {of}')
+    assert {p.field for p in refused.value.problems} == {"of"}, refused.value
+
+
 @pytest.mark.parametrize(
     "body",
     ['all = [{ rule = "high", within = "50" }]', "all = [{ rule = 3 }]", 'all = [{ rule = "high", along = "up" }]'],

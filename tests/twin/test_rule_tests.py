@@ -117,6 +117,54 @@ def test_readings_may_be_a_recorded_file_beside_the_tests(tmp_path: Path) -> Non
         read(text.replace("EVENTS", "[]"), tmp_path / "elsewhere")
 
 
+def test_rules_along_the_network_are_tested_on_a_network_of_the_test() -> None:
+    rules = parse_rules(
+        """
+[[rule]]
+id = "unlike"
+kind = "drainage.level"
+detector = "neighbours"
+along = "upstream"
+within = "200m"
+count = 2
+levels = { yellow = 1 }
+[[rule]]
+id = "high"
+kind = "drainage.level"
+detector = "threshold"
+levels = { blue = 3 }
+[[rule]]
+id = "high-here-and-above"
+detector = "neighbours"
+of = "high"
+along = "upstream"
+within = "90m"
+""",
+        KINDS,
+    )
+    wells = "".join(
+        f'[[test.sensor]]\nid = "w{n}/v"\nkind = "drainage.level"\nasset = "{a}"\nvalues = "{v}"\n'
+        for n, (a, v) in enumerate([("J1", "1x3"), ("P7", "1x3"), ("J2", "1 5 1"), ("J3", "1 4 1")])
+    )
+    head = '[[test]]\nrules = ["unlike", "high-here-and-above"]\n'
+    events = [
+        "1min raised yellow unlike w2/v",
+        "1min raised yellow unlike w3/v",
+        "1min raised yellow high-here-and-above w3/v",
+        "2min cleared unlike w2/v",
+        "2min cleared unlike w3/v",
+        "2min cleared high-here-and-above w3/v",
+    ]
+    (test,) = read(f'{head}pipes = ["P7 = J1 > J2 100m", "J2  >  J3 80.5m", "J3 - J4 9m"]\nevents = {events}\n{wells}')
+    assert run(test, rules, KINDS) is None, [str(event) for event in told(test, rules, KINDS)]
+    (test,) = read(f"{head}events = []\n{wells}")
+    assert run(test, rules, KINDS) is None
+    for wrong in ('"J1 > J2 100m"', '["J1 > J2"]', '["J1 < J2 5m"]', "[3]"):
+        with pytest.raises(Refused) as refused:
+            read(f"{head}pipes = {wrong}\nevents = []\n{wells}")
+        assert [problem.field for problem in refused.value.problems] == ["pipes"]
+
+
 def test_every_mistake_of_a_test_is_told_with_its_place() -> None:
     text = (
         '[[test]]\nnme = "x"\nsensor = { kind = "water.flw", size = 3 }\n\n'

@@ -515,7 +515,7 @@ def test_a_receiver_that_drips_does_not_keep_its_worker_and_one_that_took_it_nee
     notice = Notice("test", "blue", "g", 0, (), 0)
     for first, is_sent in (
         (b"HTTP/1.1 503 later\r\nContent-Length: 9999\r\n\r\n", False),
-        (b"HTTP/1.1 200 o", False),
+        (b"HTTP/1.1 2", False),
         (b"HTTP/1.1 200 ok\r\nContent-Length: 9999\r\n\r\n", True),
     ):
         far = open_(Dripping(first))

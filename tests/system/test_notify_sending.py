@@ -276,6 +276,27 @@ def test_a_webhook_is_called_over_tls_only_where_its_certificate_is_trusted(
     assert len(hook.seen) == 1
 
 
+def test_a_recipient_who_is_refused_for_now_gets_the_mail_later_and_the_others_once(
+    city: Cimtwin, open_: Callable[[Any], Any]
+) -> None:
+    box = open_(Mailbox())
+    box.refuse["grey@"] = "450 greylisted, come again"
+    put(
+        city,
+        f'{HURRY}[receiver.mail]\ntype = "mail"\nhost = "127.0.0.1"\nport = {box.port}\nsecurity = "none"\n'
+        'backoff = "50ms"\nfrom = "a@example.org"\nto = ["b@example.org", "grey@example.org"]\n' + route("mail"),
+    )
+    flood(city, 1)
+    (second,) = until(lambda: deliveries(city, state="waiting", kind="alert") if box.mails else None)
+    flood(city, 1, value=50, step=1)  # the others need not wait for them
+    until(lambda: len(box.mails) == 2)
+    assert [mail.recipients for mail in box.mails] == [("b@example.org",)] * 2
+    box.refuse.clear()
+    until(lambda: not deliveries(city, state="waiting"))
+    assert sorted(mail.recipients for mail in box.mails) == [("b@example.org",)] * 2 + [("grey@example.org",)] * 2
+    assert "grey@example.org" in second["reason"]
+
+
 def test_a_wrong_mail_password_is_said_at_once(city: Cimtwin, open_: Callable[[Any], Any]) -> None:
     box = open_(Mailbox(None, "twin", "p4ss"))
     put(

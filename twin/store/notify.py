@@ -381,6 +381,14 @@ def dead(connection: Connection, id_: str) -> Outgoing | None:
     return None if row is None else Outgoing(*row)
 
 
+def one_content(connection: Connection, id_: str) -> dict[str, Any]:
+    """What a delivery tells."""
+    row = connection.execute("select content from deliveries where id = %s", (id_,)).fetchone()
+    assert row is not None
+    content: dict[str, Any] = row[0]
+    return content
+
+
 def numbers(connection: Connection) -> dict[str, int]:
     """How many deliveries are waiting, held, dead."""
     # One question each, so that each is answered by its own small index and not by reading all that was ever sent.

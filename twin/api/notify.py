@@ -149,10 +149,7 @@ def router(service: ServiceView) -> APIRouter:
         plan = service.notifier.plan
         items = []
         for name in plan.rosters:
-            try:
-                receivers, people = on_duty(plan, [name], moment)
-            except (OverflowError, ValueError):  # no calendar has that day in the roster's zone
-                raise Invalid("at", "is beyond the calendar", "超出日历范围") from None
+            receivers, people = on_duty(plan, [name], moment)
             items.append({"roster": name, "receivers": receivers, "people": [plan.people[p].name for p in people]})
         return page(items, None, at=iso(moment))
 

@@ -203,6 +203,24 @@ def test_one_that_hangs_keeps_nobody_else_waiting_and_redirects_are_not_followed
     until(lambda: len(deliveries(city, state="sent", receiver="stuck")) == 5)
 
 
+def test_when_the_way_out_of_the_house_is_cut_those_inside_are_still_told(
+    city: Cimtwin, open_: Callable[[Any], Any]
+) -> None:
+    stuck, good = open_(Hook(200)), open_(Hook(200))
+    stuck.hold.clear()
+    chats = [f"chat-{n}" for n in range(12)]
+    put(
+        city,
+        HURRY
+        + "".join(webhook(name, stuck.url, 'timeout = "2min"') for name in chats)
+        + webhook("inside", good.url)
+        + route(*chats, "inside"),
+    )
+    flood(city, 1)
+    until(lambda: deliveries(city, state="sent", receiver="inside"))
+    assert len(deliveries(city, state="waiting")) == 12
+
+
 def test_nothing_is_lost_or_given_another_id_when_the_service_is_killed_while_it_sends(
     city: Cimtwin, open_: Callable[[Any], Any]
 ) -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import psycopg
@@ -61,7 +61,7 @@ from twin.telling import Outgoing, Watched
 log = logging.getLogger(__name__)
 
 NAME: Final = "notify"
-WORKERS: Final = 8
+WORKERS: Final = 32  # chats of a whole city hang together when the way out is cut
 AT_ONCE: Final = 50
 RESULTS: Final = 500  # noted in one transaction
 LOOK_S: Final = 1.0
@@ -389,7 +389,9 @@ class Notifier:
         due: defaultdict[str, list[Outgoing]] = defaultdict(list)
         for one in store.outgoing(connection, at, not_now, AT_ONCE):
             due[one.receiver].append(one)
-        for name, several in sorted(due.items(), key=lambda item: -_worst(item[1])):
+        # Who answered last time first: they are done at once.
+        order = sorted(due.items(), key=lambda item: (self._lines[item[0]].failures > 0, -_worst(item[1])))
+        for name, several in order:
             receiver = plan.receivers.get(name)
             if receiver is None:
                 text = f"no receiver {name} in plan version {self.version} / 方案中没有接收端 {name}"
@@ -424,8 +426,8 @@ class Notifier:
         if free <= 0:
             line.paused_until = line.sent[0] + MINUTE
             return []
-        tests = [one for one in made if one[1].kind == "test"]
-        told = [one for one in made if one[1].kind != "test"]
+        tests = [one for one in made if one[1].kind == "test" or one[1].only]
+        told = [one for one in made if one not in tests]
         if len(told) >= JOIN_FROM or len(told) > free:
             ids = tuple(id_ for ids, _, _ in told for id_ in ids)
             told = [(ids, joined([notice for _, notice, _ in told]), max(n for _, _, n in told))]
@@ -475,6 +477,8 @@ class Notifier:
             store.mark_sent(connection, result.ids, result.at, answer.text)
             if self._lines[result.receiver].failures:
                 store.hurry(connection, result.receiver, result.at)
+            if answer.later:
+                self._send_later(connection, result, answer.later)
             return
         attempts = result.attempts + 1
         is_last = not answer.may_retry or (receiver is not None and attempts >= receiver.attempts)
@@ -483,6 +487,16 @@ class Notifier:
         log.warning("notify: %s: %s%s", result.receiver, answer.text, " (given up)" if is_last else "")
         if is_last and receiver is not None and receiver.fallback in self.plan.receivers:
             self._fall_back(connection, receiver, result)
+
+    def _send_later(self, connection: Connection, result: _Result, recipients: tuple[str, ...]) -> None:
+        """A mail arrived, but for some recipients the server asked to come again (greylisting, a full mailbox): for
+        them it is a delivery of its own, which nothing of its group waits for."""
+        at = result.at + _backoff(self.plan.receivers.get(result.receiver), result.ids[0], 1)
+        for id_ in result.ids:
+            found = store.one_content(connection, id_)
+            notice = replace(Notice.from_json(found), only=recipients, group=f"{found['group']}|{id_}")
+            reason = f"for those refused before / 补发给暂被拒收者: {', '.join(recipients)}"[:1000]
+            store.save_deliveries(connection, [delivery(result.receiver, notice, "waiting", at, reason)], [], result.at)
 
     def _learn(self, result: _Result) -> None:
         """What a result says of its receiver: one that does not answer is left alone for a while."""

@@ -168,7 +168,8 @@ def _mail(letter: Letter, receiver: Receiver, timeout_s: float) -> Answer:
         return Answer(False, error.smtp_code < 500, f"SMTP {error.smtp_code} {text}"[:500])
     except smtplib.SMTPNotSupportedError as error:
         return Answer(False, False, f"SMTP: {error}")
-    return Answer(True, text=f"refused for {_recipients(refused)}" if refused else "")
+    later = tuple(name for name, (code, _) in refused.items() if code < 500)
+    return Answer(True, text=f"refused for {_recipients(refused)}" if refused else "", later=later)
 
 
 def _recipients(refused: Mapping[str, tuple[int, bytes]]) -> str:

@@ -43,12 +43,13 @@ class Publication:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """How a sending went: it arrived; or it did not, and trying again makes sense (`may_retry`), not before
-    `wait_s`; or it does not."""
+    `wait_s`; or it does not. `later`: recipients of a mail that were refused for now, while it arrived for others."""
 
     is_sent: bool
     may_retry: bool = False
     text: str = ""
     wait_s: float = 0.0
+    later: tuple[str, ...] = ()
 
 
 def of_status(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:

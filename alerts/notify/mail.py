@@ -21,7 +21,7 @@ def render(notice: Notice, receiver: Receiver, id_: str, at: Micros) -> Letter:
     given = options["to"]
     to = [given] if isinstance(given, str) else list(given)
     to += [person["mail"] for person in notice.people if person.get("mail")]
-    to = list(dict.fromkeys(to))
+    to = list(notice.only or dict.fromkeys(to))
     message = EmailMessage(policy=SMTP)
     message["Subject"] = cut(title(notice, receiver.language), 300)
     message["From"] = options["from"]

@@ -28,7 +28,8 @@ _PLAIN: Final = str.maketrans({"<": "＜", ">": "＞", "[": "［", "]": "］", "
 class Notice:
     """What is to be told. `alerts`: as HTTP gives them, each with `told_level`, the level that the receiver was told of
     before, or None; the worst first. `active`: how many of its group are active. `level`: the worst level of what it
-    tells of. `stage`: of escalation. `people`: on duty."""
+    tells of. `stage`: of escalation. `people`: on duty. `only`: recipients of a mail that did not get it with the
+    others; empty: all."""
 
     kind: str
     level: str
@@ -40,6 +41,7 @@ class Notice:
     stage: int = 0
     people: tuple[Mapping[str, str], ...] = ()
     zone: str = "Asia/Shanghai"
+    only: tuple[str, ...] = ()
 
     @property
     def is_resolved(self) -> bool:
@@ -56,6 +58,7 @@ class Notice:
                 "at": parse_time(given["at"]),
                 "alerts": tuple(given["alerts"]),
                 "people": tuple(given["people"]),
+                "only": tuple(given.get("only", ())),
             }
         )
 

@@ -95,9 +95,9 @@ def say(city: Cimtwin, minute: float, **values: float) -> None:
 
 
 def rain_told(city: Cimtwin, transition: str) -> list[dict[str, Any]]:
-    (alert,) = city.get("/alerts", rule="rain")["items"]
-    history: list[dict[str, Any]] = city.get(f"/alerts/{alert['id']}")["events"]
-    return [event for event in history if event["transition"] == transition]
+    alerts = city.get("/alerts", rule="rain")["items"]
+    told = [event for alert in alerts for event in city.get(f"/alerts/{alert['id']}")["events"]]
+    return [event for event in told if event["transition"] == transition]
 
 
 def storm(city: Cimtwin, pause: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:

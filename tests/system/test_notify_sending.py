@@ -203,6 +203,24 @@ def test_one_that_hangs_keeps_nobody_else_waiting_and_redirects_are_not_followed
     until(lambda: len(deliveries(city, state="sent", receiver="stuck")) == 5)
 
 
+def test_when_the_way_out_of_the_house_is_cut_those_inside_are_still_told(
+    city: Cimtwin, open_: Callable[[Any], Any]
+) -> None:
+    stuck, good = open_(Hook(200)), open_(Hook(200))
+    stuck.hold.clear()
+    chats = [f"chat-{n}" for n in range(12)]
+    put(
+        city,
+        HURRY
+        + "".join(webhook(name, stuck.url, 'timeout = "2min"') for name in chats)
+        + webhook("inside", good.url)
+        + route(*chats, "inside"),
+    )
+    flood(city, 1)
+    until(lambda: deliveries(city, state="sent", receiver="inside"))
+    assert len(deliveries(city, state="waiting")) == 12
+
+
 def test_nothing_is_lost_or_given_another_id_when_the_service_is_killed_while_it_sends(
     city: Cimtwin, open_: Callable[[Any], Any]
 ) -> None:
@@ -274,6 +292,27 @@ def test_a_webhook_is_called_over_tls_only_where_its_certificate_is_trusted(
     assert (refused["state"], refused["attempts"] > 0) == ("waiting", True)
     assert "certificate" in refused["last_error"]
     assert len(hook.seen) == 1
+
+
+def test_a_recipient_who_is_refused_for_now_gets_the_mail_later_and_the_others_once(
+    city: Cimtwin, open_: Callable[[Any], Any]
+) -> None:
+    box = open_(Mailbox())
+    box.refuse["grey@"] = "450 greylisted, come again"
+    put(
+        city,
+        f'{HURRY}[receiver.mail]\ntype = "mail"\nhost = "127.0.0.1"\nport = {box.port}\nsecurity = "none"\n'
+        'backoff = "50ms"\nfrom = "a@example.org"\nto = ["b@example.org", "grey@example.org"]\n' + route("mail"),
+    )
+    flood(city, 1)
+    (second,) = until(lambda: deliveries(city, state="waiting", kind="alert") if box.mails else None)
+    flood(city, 1, value=50, step=1)  # the others need not wait for them
+    until(lambda: len(box.mails) == 2)
+    assert [mail.recipients for mail in box.mails] == [("b@example.org",)] * 2
+    box.refuse.clear()
+    until(lambda: not deliveries(city, state="waiting"))
+    assert sorted(mail.recipients for mail in box.mails) == [("b@example.org",)] * 2 + [("grey@example.org",)] * 2
+    assert "grey@example.org" in second["reason"]
 
 
 def test_a_wrong_mail_password_is_said_at_once(city: Cimtwin, open_: Callable[[Any], Any]) -> None:
@@ -515,7 +554,7 @@ def test_a_receiver_that_drips_does_not_keep_its_worker_and_one_that_took_it_nee
     notice = Notice("test", "blue", "g", 0, (), 0)
     for first, is_sent in (
         (b"HTTP/1.1 503 later\r\nContent-Length: 9999\r\n\r\n", False),
-        (b"HTTP/1.1 200 o", False),
+        (b"HTTP/1.1 2", False),
         (b"HTTP/1.1 200 ok\r\nContent-Length: 9999\r\n\r\n", True),
     ):
         far = open_(Dripping(first))

@@ -316,13 +316,14 @@ def save_refreshes(connection: Connection, receiver: str, several: Sequence[Deli
 def outgoing(connection: Connection, at: Micros, not_to: Sequence[str], most: int) -> list[Outgoing]:
     """What is to be sent, at most so many for each receiver, the worst first; of a group nothing before what was
     decided earlier."""
+    # Numbered, not each held against the others: in a storm the planner does not yet know how many there are.
     found = connection.execute(
-        "select id, receiver, attempts, content, instead_of from (select d.*, row_number() over"
-        " (partition by receiver order by level desc, number) as place from deliveries d where state = 'waiting'"
-        " and next_at <= %s and receiver <> all(%s) and not exists (select 1 from deliveries e"
-        " where e.state = 'waiting' and e.receiver = d.receiver and e.group_key = d.group_key and e.number < d.number)"
-        ") as d where place <= %s order by receiver, place",
-        (rows.moment(at), list(not_to), most),
+        "select d.id, d.receiver, d.attempts, d.content, d.instead_of from (select number, row_number() over"
+        " (partition by receiver order by level desc, number) as place from (select number, receiver, level, next_at,"
+        " row_number() over (partition by receiver, group_key order by number) as nth from deliveries"
+        " where state = 'waiting' and receiver <> all(%s)) w where nth = 1 and next_at <= %s) p"
+        " join deliveries d using (number) where place <= %s order by d.receiver, place",
+        (list(not_to), rows.moment(at), most),
     ).fetchall()
     return [Outgoing(id_, receiver, attempts, content, instead) for id_, receiver, attempts, content, instead in found]
 
@@ -379,6 +380,14 @@ def dead(connection: Connection, id_: str) -> Outgoing | None:
         "select id, receiver, attempts, content, instead_of from deliveries where id = %s and state = 'dead'", (id_,)
     ).fetchone()
     return None if row is None else Outgoing(*row)
+
+
+def one_content(connection: Connection, id_: str) -> dict[str, Any]:
+    """What a delivery tells."""
+    row = connection.execute("select content from deliveries where id = %s", (id_,)).fetchone()
+    assert row is not None
+    content: dict[str, Any] = row[0]
+    return content
 
 
 def numbers(connection: Connection) -> dict[str, int]:

@@ -29,7 +29,7 @@ QUARANTINE_BYTES: Final = 1 << 30
 # What nobody waits for any more. Who was told of an alert that still stands has to hear its end, so that stays.
 _OLD_DELIVERIES: Final = (
     "delete from deliveries d where changed_at < %s and state in ('sent', 'dead', 'lapsed')"
-    " and not exists (select 1 from notify_watched w where w.alert = any(d.alerts))"
+    " and not exists (select 1 from unnest(d.alerts) as a(id) join notify_watched w on w.alert = a.id)"
 )
 _ORIGIN: Final = "timestamptz '2000-01-01 00:00:00+00'"
 

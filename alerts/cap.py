@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -95,15 +96,22 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One CAP message. `references`: `sender,identifier,sent` of those before it."""
+    """One CAP message. `chain`: `sender,identifier,sent` of all messages; those from `since` up to `number` come before
+    this one. All share it: each with a list of its own, a storm's thousands of messages would take up gigabytes."""
 
     identifier: str
     sent: str
     type: str
     status: str
-    references: tuple[str, ...]
     matter: Matter
     step: Step
+    chain: Sequence[str]
+    since: int
+    number: int
+
+    @property
+    def references(self) -> Sequence[str]:
+        return self.chain[self.since : self.number]
 
 
 def matter_of(alert: Alert, title: Words, area: Area, incident: str | None = None) -> Matter:
@@ -138,22 +146,25 @@ def steps_of(events: Iterable[AlertEvent]) -> list[Step]:
     """What is to be told of one alert, or of several together, from their events in the order they were told. Of
     several it is their worst level; each one that joins is told, and the end of the last."""
     levels: dict[str, int] = {}
+    standing: Counter[int] = Counter()  # alerts, by level
     steps: list[Step] = []
     onset: Micros | None = None
     for event in events:
-        before = max(levels.values(), default=0)
+        before = _worst(standing)
         is_begun = event.alert_id in levels
         is_withdrawn = event.transition == "withdrawn"
         if event.transition in ("raised", "escalated", "deescalated"):
+            standing[levels.get(event.alert_id, 0)] -= 1
+            standing[event.level] += 1
             levels[event.alert_id] = event.level
         elif event.transition in ("cleared", "closed") or (is_withdrawn and not event.state.is_active):
             if not is_begun:
                 continue
-            del levels[event.alert_id]
+            standing[levels.pop(event.alert_id)] -= 1
         else:
             continue
         onset = event.observed_at if onset is None or not before else min(onset, event.observed_at)
-        worst = max(levels.values(), default=0)
+        worst = _worst(standing)
         is_over = worst == 0
         if is_over or worst != before or event.transition == "raised":
             headline = Words(event.message_zh, event.message_en)
@@ -161,19 +172,25 @@ def steps_of(events: Iterable[AlertEvent]) -> list[Step]:
     return steps
 
 
+def _worst(standing: Mapping[int, int]) -> int:
+    return max((level for level, number in standing.items() if number > 0), default=0)
+
+
 def chain(matter: Matter, steps: Sequence[Step], terms: CapTerms, status: str = "Actual") -> list[Message]:
     """The messages of a matter, in order; what is told again after its end begins anew."""
     messages: list[Message] = []
-    earlier: list[str] = []
+    told: list[str] = []
+    since = 0
     for number, step in enumerate(steps, 1):
-        kind = "Cancel" if step.is_over else "Update" if earlier else "Alert"
+        kind = "Cancel" if step.is_over else "Update" if len(told) > since else "Alert"
         sent = _time(step.at, terms.zone)
         identifier = (
             f"{terms.code}_{local(step.at, terms.zone):%Y%m%d%H%M%S}_{_SERIALS[number % len(_SERIALS)]}"
             f"-{matter.id}{'' if status == 'Actual' else '-' + status.lower()}"
         )
-        messages.append(Message(identifier, sent, kind, status, tuple(earlier), matter, step))
-        earlier = [] if step.is_over else [*earlier, f"{terms.sender},{identifier},{sent}"]
+        messages.append(Message(identifier, sent, kind, status, matter, step, told, since, len(told)))
+        told.append(f"{terms.sender},{identifier},{sent}")
+        since = len(told) if step.is_over else since
     return messages
 
 

@@ -13,7 +13,7 @@ import itertools
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -26,15 +26,16 @@ from alerts.detectors import FAMILIES, JOINED, family_of
 from alerts.detectors.joined import Groups, JoinedFamily
 from alerts.detectors.offline import Heard, OfflineWatches, Silence
 from alerts.detectors.rows import NEVER, Batch, Columns, Family, Patch, Rows, Verdicts, spans
-from alerts.groups import concerned, groups_of
-from alerts.parameters import Joined
+from alerts.groups import Nearby, concerned, groups_of
+from alerts.parameters import Joined, Neighbours
 from alerts.reach import Reach
 from alerts.rules import Rule, RuleSet, Where
-from alerts.scopes import Fitted, effective, fit
+from alerts.scopes import Fitted, Lack, effective, fit
 from twin.catalog import Catalog
 from twin.model import DAY, Alert, Bools, Floats, Indices, Ints, Micros, Readings, Transition
 
 _log = logging.getLogger(__name__)
+NO_NETWORK: Final = "its asset is in no network / 其设施不在任何管网中"
 _MAX_STATE: Final = 4 << 30  # bytes of a saved state unpacked
 
 Group = tuple[str, int]  # a family that joins sensors, and a row of it
@@ -107,9 +108,9 @@ class Engine:
     """All rules over all sensors (or, forked, over some).
 
     `failures` counts, by family, the batches in which judging raised an error; such a family keeps its state as it
-    was, and the others go on. `started_at`: silence is counted from here on at the earliest. `reach`: the network that
-    composites follow. `only`: the sensors that there will be readings of (all, if None); composites are judged where
-    they need no others.
+    was, and the others go on. `started_at`: silence is counted from here on at the earliest. `reach`: the networks that
+    composites and neighbours follow, as they are now. `only`: the sensors that there will be readings of (all, if
+    None); composites are judged where they need no others.
     """
 
     def __init__(
@@ -159,11 +160,15 @@ class Engine:
             self.families[name] = kind.build(self.fitted.rules, rows, catalog.low, catalog.high)
         self.joined: dict[str, JoinedFamily] = {}
         sensors_of = {place: np.unique(np.concatenate(parts)) for place, parts in watching.items()}
+        nearby = Nearby(catalog, reach)
         for name, joins in JOINED.items():
-            parts = [
-                (n, groups_of(self.fitted.rules[n], sensors, catalog, sensors_of[int(self.fitted.public[n])]))
-                for n, sensors in joined[name]
-            ]
+            parts = []
+            for n, sensors in joined[name]:
+                rule, place = self.fitted.rules[n], int(self.fitted.public[n])
+                parts.append((n, groups_of(rule, sensors, catalog, nearby, sensors_of[place])))
+                if isinstance(rule.parameters, Neighbours) and rule.parameters.along:
+                    lost = nearby.nowhere(sensors, sensors_of[place], rule.parameters)
+                    self.fitted.lacking.extend(Lack(s, place, ("along",), False, NO_NETWORK) for s in lost.tolist())
             groups = _grouped(self.fitted.rules, parts, self._size)
             self.joined[name] = joins.grouped(self.fitted.rules, *groups)
         self.families |= self.joined
@@ -201,6 +206,8 @@ class Engine:
         told: list[Transition] = []
         score: Floats | None = None
         for name, family in self.families.items():
+            if not len(family.rows):
+                continue
             try:
                 verdicts, patches[name] = family.observe(batch)
                 if verdicts.score is not None:
@@ -602,6 +609,25 @@ class Engine:
                 begin = np.searchsorted(table["sensor"], pivots)
                 small._take(name, table, spans(begin, np.searchsorted(table["sensor"], pivots, "right") - begin))
         return small
+
+    def read_again(self, groups: Sequence[Group], begins: Mapping[Group, Micros]) -> dict[Group, Micros]:
+        """Of a fork by `fork_groups(groups, …)`: forget which readings the groups remember. By group, the time
+        after which all its members' readings are needed to judge it on: those of its samples that were not judged yet,
+        none of them before `begins` where none was judged at all, and what these look back upon."""
+        found = {}
+        for name, family in self.joined.items():
+            own = sorted(row for family_, row in groups if family_ == name)
+            columns, max_age = family.join.columns, family.join.groups.max_age
+            for n, row in enumerate(own):  # as `fork_groups` numbers them
+                through = int(columns["join_through"][n])
+                if through == NEVER:
+                    waiting = columns["join_at"][n, 0]
+                    through = min([begins[name, row], *waiting[waiting != NEVER].tolist()]) - 1
+                    columns["join_through"][n] = through
+                found[name, row] = through - int(max_age[n])
+            for column, nothing in (("join_at", NEVER), ("join_value", np.nan), ("join_floor", NEVER)):
+                columns[column][:] = nothing
+        return found
 
     def merge(self, small: Engine) -> Update:
         """The update that gives this engine's watches the state of a fork of it."""

@@ -643,7 +643,7 @@ class Docket:
         """Give alerts the flags that holds, inhibition and chatter come to, tell each change, and give all events the
         flags that their alerts end up with, so that nobody is told of an alert that is held back from its raise on.
         `is_due`: also what time alone has changed."""
-        if self.holds or not self._held.is_idle:
+        if (self.holds or self._changed or is_due) and (self.holds or not self._held.is_idle):
             told: dict[str, tuple[str, ...]] = {}  # by alert, the flags it was last said to have
             self._hold_back(told, is_due)
             self._explain(told, is_due)

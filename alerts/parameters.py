@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from alerts.composition import read_composite, read_count
+from alerts.composition import ALONG, read_composite, read_count
 from twin.model import DAY, HOUR, LEVELS, MINUTE, Level, Micros
 
 MEASURES: Final = ("sigmas", "percent", "amount")
@@ -90,9 +90,11 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """A reading less the median of those near: of at least `count` sensors `within` so many metres."""
+    """A reading less the median of those near: of at least `count` sensors `within` so many metres, in the plane or,
+    where it says so, `along` the network."""
 
     within: float
+    along: str
     count: int
     max_age: Micros
     patience: Micros
@@ -121,8 +123,8 @@ class Spectrum:
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """The sensors of a device, of an asset or of the whole rule judged as one. `budget`: false alerts per group and
-    year."""
+    """The sensors of a device, of an asset, of an area, of a tag `NAME:…` (`over` being `tag:NAME`) or of the whole
+    rule judged as one. `budget`: false alerts per group and year."""
 
     over: str
     budget: float
@@ -140,6 +142,7 @@ PATIENCE: Final[Micros] = 5 * MINUTE
 _NAMES: Final = re.compile(
     r"(?:[^/+#\s{}]|\{(?:device|property|asset)\})+(?:/(?:[^/+#\s{}]|\{(?:device|property|asset)\})+)?"
 )
+_BY_TAG: Final = re.compile(r"tag:[^\s:]{1,64}")
 _METRES: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(m|km)")
 
 
@@ -179,7 +182,12 @@ def _neighbours(reader: Reader) -> Neighbours:
     count = reader.number("count")
     if count is not None and count not in range(1, 16):
         reader.wrong("count", "must be a whole number from 1 to 15")
-    return Neighbours(metres, 3 if count is None else int(count), *_times(reader, 30 * MINUTE), _is_percent(reader))
+    along = reader.text("along", required=True) if "along" in reader.table else ""
+    if along and along not in ALONG:
+        reader.wrong("along", f"must be one of {', '.join(ALONG)}")
+    return Neighbours(
+        metres, along, 3 if count is None else int(count), *_times(reader, 30 * MINUTE), _is_percent(reader)
+    )
 
 
 def _spectrum(reader: Reader) -> Spectrum:
@@ -197,8 +205,8 @@ def _together(reader: Reader) -> Together | None:
         for name in JOINS & reader.table.keys():
             reader.wrong(name, "needs over: it is about several sensors")
         return None
-    if over not in ("device", "asset", "rule"):
-        reader.wrong("over", "must be one of device, asset, rule")
+    if over not in ("device", "asset", "area", "rule") and not _BY_TAG.fullmatch(over):
+        reader.wrong("over", 'must be one of device, asset, area, rule, or "tag:NAME" for sensors tagged NAME:…')
     budget = reader.number("budget")
     return Together(over, 1.0 if budget is None else budget, *_times(reader, MINUTE))
 
@@ -432,7 +440,7 @@ _SIDES: Final = ("above", "below", "either")
 PARAMETERS: Final[dict[str, Takes]] = {
     "anomaly": Takes(frozenset({"budget", "over"}) | JOINS, _together, level=Level.BLUE, has_runs=False),
     "residual": Takes(frozenset({"model", "unit"}) | JOINS, _residual, sides=_SIDES),
-    "neighbours": Takes(frozenset({"within", "count", "unit"}) | JOINS, _neighbours, sides=_SIDES),
+    "neighbours": Takes(frozenset({"within", "along", "count", "unit"}) | JOINS, _neighbours, sides=_SIDES),
     "spectrum": Takes(frozenset({"learn", "temperature", "unit"}) | JOINS, _spectrum, sides=_SIDES),
     "composite": Takes(
         frozenset({"all", "any", "not", "window", "on", "level_from", "level_up"}), read_composite, by_sensor=False

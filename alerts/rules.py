@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from alerts.composition import Composition, unfit
 from alerts.holds import Chatter, Inhibit, read_inhibit
-from alerts.parameters import PARAMETERS, Parameters
+from alerts.parameters import PARAMETERS, Neighbours, Parameters, Together
 from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, InvalidRules, Level, Micros, Problem
 
 MAX_TEXT: Final = 4 << 20  # bytes of a rules file; a city's hand-written rules are a hundredth of it
@@ -275,8 +275,12 @@ class RuleSet:
     @property
     def follows_networks(self) -> bool:
         """Whether a rule asks what lies along a network."""
-        compositions = [rule.parameters for rule in self.rules if isinstance(rule.parameters, Composition)]
-        return any(member.scope.along for found in compositions for member, _ in found.holds.members())
+        return any("along" in override.fields for override in self.overrides) or any(
+            any(member.scope.along for member, _ in found.holds.members())
+            if isinstance(found, Composition)
+            else isinstance(found, Neighbours) and bool(found.along)
+            for found in (rule.parameters for rule in self.rules)
+        )
 
     @property
     def attributes(self) -> frozenset[str] | None:
@@ -284,6 +288,7 @@ class RuleSet:
         named = {name for rule in self.rules for _, given in rule.from_model for name in given.attributes}
         found = frozenset(named).union(*(override.attributes for override in self.overrides))
         by_place = any(name in ("area", "asset") for override in self.overrides for name, _ in override.scope)
+        by_place = by_place or any(map(_is_by_area, self.rules))
         return found if found or by_place else None
 
     def __len__(self) -> int:
@@ -307,6 +312,14 @@ class RuleSet:
     def chatters(self) -> dict[str, Chatter]:
         """By rule, the chatter damping of those that have one."""
         return {rule.id: rule.chatter for rule in self.rules if rule.chatter is not None}
+
+
+def _is_by_area(rule: Rule) -> bool:
+    """Whether a rule asks in which administrative area its sensors lie."""
+    found = rule.parameters
+    if isinstance(found, Composition):
+        return found.place == "area" or any(member.scope.on == "area" for member, _ in found.holds.members())
+    return isinstance(found, Together) and found.over == "area"
 
 
 def parse_rules(text: str | bytes, kinds: Collection[str], *, require_source: bool = False) -> RuleSet:

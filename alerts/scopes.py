@@ -25,8 +25,8 @@ _COMMENTS: Final = frozenset({"source", "mark"})
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """A sensor whose asset does not give all the limits that a rule (its place) takes from it. `missing`: fields of the
-    rule; `is_watched`: other levels are there. `why`: what is wrong with limits that are there."""
+    """A sensor whose asset does not give all that a rule (its place) takes from it: limits, or a place in a network.
+    `missing`: fields of the rule; `is_watched`: other levels are there. `why`: what else is wrong."""
 
     sensor: int
     rule: int

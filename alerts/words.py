@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from alerts.composition import Composition
+from alerts.detectors.together import named
 from alerts.parameters import Accumulating, Drifting, Neighbours, Residual, Spectrum, Together
 from alerts.rules import Rule, Words
 from twin.catalog import Catalog
@@ -149,12 +150,22 @@ def _deviation(parameters: Residual | Neighbours | Spectrum, t: Transition, unit
         case Residual():
             of_zh, of_en = "较模型值偏离", "off its model by"
         case Neighbours():
-            of_zh, of_en = "较邻近测点中位数偏离", "off the median of its neighbours by"
+            zh, en = _BESIDE[parameters.along]
+            of_zh, of_en = f"较{zh}测点中位数偏离", f"off the median of {en} by"
         case Spectrum():
             of_zh, of_en = "较健康期偏离", "off its healthy period by"
     value, limit = f"{t.value:+.6g} {unit}".strip(), f"{t.threshold:+.6g} {unit}".strip()
     since = _when(t.since)
     return f"{of_zh} {value}（限值 {limit}，自 {since}）", f"{of_en} {value} (limit {limit}, since {since})"
+
+
+# By `Neighbours.along`, whom a reading is held against.
+_BESIDE: Final = {
+    "": ("邻近", "its neighbours"),
+    "both": ("沿管网邻近", "its neighbours along the network"),
+    "upstream": ("上游邻近", "the sensors upstream"),
+    "downstream": ("下游邻近", "the sensors downstream"),
+}
 
 
 def _together(catalog: Catalog, t: Transition) -> tuple[str, str]:
@@ -167,12 +178,13 @@ def _together(catalog: Catalog, t: Transition) -> tuple[str, str]:
             else ("已恢复常态", "back to what is usual")
         )
         return f"（{zh}，自 {since}）", f"({en}, since {since})"
-    most = catalog.sensors[t.note - 1].id if t.note > 0 else ""
     odds = f"10^-{t.value:.1f}"
-    return (
-        f"多测点联合异常，{most} 最为异常（概率 {odds}，自 {since}）",
-        f"sensors together unlike what they have been, {most} most of all (probability {odds}, since {since})",
-    )
+    zh, en = "多测点联合异常", "sensors together unlike what they have been"
+    if found := [catalog.sensors[index].id for index in named(t.note)]:
+        zh, en = f"{zh}，{found[0]} 最为异常", f"{en}, {found[0]} most of all"
+        if found[1:]:
+            zh, en = f"{zh}，其次 {'、'.join(found[1:])}", f"{en}, then {', '.join(found[1:])}"
+    return f"{zh}（概率 {odds}，自 {since}）", f"{en} (probability {odds}, since {since})"
 
 
 def _span(span: Micros) -> tuple[str, str]:

@@ -136,6 +136,7 @@ class Judgement:
         self.state = SensorState.of(len(catalog))
         self.judged_at = np.zeros(len(catalog), np.int64)  # newest event time that came by the pipeline, not an import
         self._reach, self._only = reach, only
+        self._networks = self._known_networks()
         self.engine = Engine(rules, catalog, started_at, reach, only)
         self.book = AlertBook()
         self.holds = Holds(catalog, reach)
@@ -152,6 +153,7 @@ class Judgement:
         self._grow(len(self.catalog))
         if rules is not None and version is not None:
             self.rules, self.rules_version = rules, version
+        self._networks = self._known_networks()
         engine = Engine(self.rules, self.catalog, self.started_at, self._reach, self._only)
         engine.adopt(self.engine, self.judged_at)
         changed = engine.changed(self.engine, self.book.open.values())
@@ -161,6 +163,14 @@ class Judgement:
             engine.open(alert for alert in changed if alert.state.is_active)
         self.engine = engine
         self.holds.refit(self.rules.inhibits, self.rules.chatters, self.book.open.values())
+
+    @property
+    def has_other_networks(self) -> bool:
+        """Whether rules follow networks that have changed since: time for `refit`."""
+        return self._known_networks() != self._networks
+
+    def _known_networks(self) -> int:
+        return self._reach.changes if self._reach is not None and self.rules.follows_networks else -1
 
     def orphans(self, before: RuleSet | None = None) -> list[Alert]:
         """Open alerts that no watch stands behind any more: their rule is gone or no longer looks at their sensor, or,
@@ -185,7 +195,7 @@ class Judgement:
     def apply(self, decision: Decision) -> None:
         """Make a committed decision what stands."""
         stored = decision.outcome.readings
-        self.state.apply(stored)
+        self.state.apply(stored, is_heard=not len(decision.heard))  # which has them, too
         np.maximum.at(self.judged_at, stored.sensor, stored.observed_at)
         if len(decision.heard):
             np.maximum.at(self.state.heard_at, decision.heard.sensor, decision.heard.received_at)
@@ -285,10 +295,9 @@ class Judgement:
             self.state,
             is_new,
         )
-        bits[len(decoded.sensor) :] |= np.repeat(
-            self.catalog.mode_bits[[block.sensor for block in blocks]] if blocks else np.empty(0, np.uint8),
-            len(STATISTICS),
-        )
+        if blocks:
+            mode_bits = self.catalog.mode_bits[[block.sensor for block in blocks]]
+            bits[len(decoded.sensor) :] |= np.repeat(mode_bits, len(STATISTICS))
         readings = Readings(readings.sensor, readings.observed_at, readings.received_at, readings.value, bits)
         is_late = self._unseen(readings, is_new, archive)
         stored = readings.take(is_new | is_late)
@@ -391,11 +400,11 @@ class Judgement:
         judgeable = readings.judgeable()
         redo = self._to_judge_again(readings, is_new | is_late, is_late & judgeable)
         take = is_new & judgeable
-        late = readings.take(is_late & judgeable)
-        groups = self._groups_to_judge_again(readings.take(take), late, redo)
+        late, fast = readings.take(is_late & judgeable), readings.take(take)
+        groups = self._groups_to_judge_again(fast, late, redo)
         if len(redo):
-            take &= ~np.isin(readings.sensor, redo)
-        verdicts, update = self.verdicts(readings.take(take))
+            fast = fast.take(~np.isin(fast.sensor, redo))
+        verdicts, update = self.verdicts(fast)
         decision.updates.append(update)
         anew = {self.engine.watch_of(group) for group in groups}
         for transition in verdicts:
@@ -529,7 +538,7 @@ class Judgement:
         after: dict[tuple[int, int], Micros] = {}
         steps: list[Transition] = []
         for base, groups in self._group_bases(late).items():
-            small, through, known = self._groups_from(base, groups, stored, archive)
+            small, through, known = self._groups_from(base, groups, late, stored, archive)
             transitions, update = small.observe(known)
             small.apply(update)
             decision.updates.append(self.engine.merge(small))
@@ -571,10 +580,11 @@ class Judgement:
         return bases
 
     def _groups_from(
-        self, base: int, groups: list[Group], stored: Readings, archive: Archive
+        self, base: int, groups: list[Group], late: GroupTimes, stored: Readings, archive: Archive
     ) -> tuple[Engine, dict[Group, Micros], Readings]:
         """An engine of these groups as they stood at a snapshot, up to when each was judged there, and what is known
-        since of their members, in order."""
+        of their members that their samples since may need, in order. Of a member that was far ahead the snapshot has
+        forgotten what a late sample needs: so what it remembers is read again."""
         members = np.unique(np.concatenate([self.engine.members(group) for group in groups]))
         snapshot = self.snapshots[base] if base >= 0 else None
         after = np.zeros(len(members), np.int64) if snapshot is None else snapshot.newest(members)
@@ -584,6 +594,18 @@ class Judgement:
             _, pivot = self.engine.watch_of(group)
             fingerprint = self.engine.fingerprint_of(group)
             through[group] = -1 if snapshot is None else snapshot.engine.through(group[0], fingerprint, pivot)
+        if snapshot is not None:
+            pivots = np.array(sorted({self.engine.watch_of(group)[1] for group in groups}), np.int32)
+            since = Readings.join([archive.history(pivots, snapshot.newest(pivots)), stored])
+            first = dict.fromkeys(pivots.tolist(), OUTDATED)
+            for pivot, at in zip(since.sensor.tolist(), since.observed_at.tolist(), strict=True):
+                if pivot in first:
+                    first[pivot] = min(first[pivot], at)
+            begins = {g: min(first[self.engine.watch_of(g)[1]], *late[g].values()) for g in groups}
+            for group, begin in small.read_again(groups, begins).items():
+                own = np.searchsorted(members, self.engine.members(group))
+                horizon = int(after[own].max()) - self.lateness
+                np.minimum.at(after, own, max(begin, horizon))
         known = Readings.join([archive.history(members, after), stored.take(np.isin(stored.sensor, members))])
         is_since = known.observed_at > after[np.searchsorted(members, known.sensor)]
         return small, through, known.take(known.judgeable() & is_since).in_order()
@@ -738,15 +760,17 @@ class Judgement:
 
     def _recover_groups(self, tail: Readings, archive: Archive) -> None:
         late = self.engine.groups_with(tail.sensor, tail.observed_at)
+        again: dict[Group, Micros] = {}
         for base, groups in self._group_bases(late).items():
-            small, through, known = self._groups_from(base, groups, Readings.empty(), archive)
-            self._outdate_groups({g: max(min(late[g].values()), through[g] + 1) for g in groups})
+            small, through, known = self._groups_from(base, groups, late, Readings.empty(), archive)
+            again |= {g: max(min(late[g].values()), through[g] + 1) for g in groups}
             _, update = small.observe(known)
             small.apply(update)
             self.engine.apply(self.engine.merge(small))
             members = self.engine.composites.members
             after = {watch: through[g] for g in groups if members[(watch := self.engine.watch_of(g))[0]]}
             self.engine.apply(self.engine.compose((), Redone(after, update.steps))[1])
+        self._outdate_groups(again)  # not before all were begun from their snapshots
 
 
 def _announced(blocks: list[WaveformBlock]) -> Readings:

@@ -497,10 +497,13 @@ class Pipeline:
             strange = ", ".join(sorted(judgement.catalog.strange))
             log.error("sensors of kinds unknown here take no readings: %s (CIMTWIN_KINDS?)", strange)
         if changed:
-            judgement.refit()
-            self._checkpointed_batch = -1
-            self._has_orphans = True
+            self._refit()
         return changed
+
+    def _refit(self) -> None:
+        self.judgement.refit()
+        self._checkpointed_batch = -1
+        self._has_orphans = True
 
     def follow_rules(self) -> None:
         """Take over a rule set that others put into the database."""
@@ -575,6 +578,8 @@ class Pipeline:
         if now < self._next_tick:
             return
         self._next_tick = now + TICK_S
+        if self.judgement.has_other_networks:
+            self._refit()
         if self._has_orphans:
             self._has_orphans = False
             self.close_orphans(None, "the rule no longer looks at this sensor / 规则不再监视该测点")

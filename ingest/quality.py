@@ -40,11 +40,12 @@ def judge(
     bits = catalog.mode_bits[sensor].copy()
     bits[observed_at - received_at >= AHEAD_FROM] |= Quality.AHEAD
     low, high = catalog.low[sensor], catalog.high[sensor]  # a comparison with NaN is False
-    bits[(value < low) | (value > high)] |= Quality.OUT_OF_RANGE
-    span = high - low
-    bits[(value < low - span) | (value > high + span)] |= Quality.FAR_OUT_OF_RANGE
-    jump = catalog.jump[sensor]
-    checked = np.isfinite(jump)
+    outside = (value < low) | (value > high)
+    if outside.any():
+        bits[outside] |= Quality.OUT_OF_RANGE
+        span = high - low
+        bits[(value < low - span) | (value > high + span)] |= Quality.FAR_OUT_OF_RANGE
+    checked = np.isfinite(catalog.jump[sensor])
     if checked.any():
         if is_new is None:
             is_new = arrival_lanes(Readings(sensor, observed_at, received_at, value, bits), state.observed_at)
@@ -63,16 +64,21 @@ def _mark_jumps(
 ) -> None:
     """Set `JUMP` in `bits`; `rows`, in arrival order, rise in time within each sensor."""
     rows = rows[by_sensor(sensor[rows])]
-    s, at, v = sensor[rows], observed_at[rows], value[rows]
-    judgeable = bits[rows] < Quality.FIRST_BAD
+    s, v = sensor[rows], value[rows]
     first = np.ones(len(s), np.bool_)
     np.not_equal(s[1:], s[:-1], out=first[1:])
-    before_v, before_at = np.empty_like(v), np.empty_like(at)
-    before_v[1:], before_at[1:] = np.where(judgeable[:-1], v[:-1], np.nan), at[:-1]
-    before_v[first] = np.where(state.quality[s[first]] < Quality.FIRST_BAD, state.value[s[first]], np.nan)
-    before_at[first] = state.observed_at[s[first]]
+    begins = np.flatnonzero(first)
+    before = np.empty_like(v)
+    before[1:] = v[:-1]
+    before[begins] = state.value[s[begins]]
+    with np.errstate(over="ignore", invalid="ignore"):
+        far = np.flatnonzero(np.abs(v - before) > catalog.jump[s])
+    if not len(far):
+        return
+    judgeable = bits[rows] < Quality.FIRST_BAD
+    s, at, is_first = s[far], observed_at[rows], first[far]
+    before_at = np.where(is_first, state.observed_at[s], at[far - 1])
+    is_judgeable = np.where(is_first, state.quality[s] < Quality.FIRST_BAD, judgeable[far - 1])
     interval = catalog.interval_us[s]
     within = JUMP_WITHIN_INTERVALS * np.where(interval > 0, interval, DEFAULT_INTERVAL)
-    with np.errstate(over="ignore"):
-        is_jump = (np.abs(v - before_v) > catalog.jump[s]) & (at - before_at <= within)
-    bits[rows[is_jump]] |= Quality.JUMP
+    bits[rows[far[is_judgeable & (at[far] - before_at <= within)]]] |= Quality.JUMP

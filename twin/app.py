@@ -61,6 +61,7 @@ log = logging.getLogger(__name__)
 
 WAIT_FOR_DATABASE_S: Final = 30.0
 WAIT_FOR_LOCK_S: Final = 3.0
+WAIT_FOR_NETWORKS_S: Final = 120.0
 BUSY_AFTER: Final = 50_000  # µs a message waits
 BUSY_SHARE: Final = 0.25  # of a core that this process takes: some 40,000 messages/s
 BUSY_LOOK_S: Final = 0.1
@@ -168,6 +169,9 @@ class Service:
         writer.transact(lambda c: int(refresh(c, catalog)))
         rules, version = self._load_rules(writer)
         writer.transact(lambda c: load_facts(c, catalog, rules.attributes))
+        # What stands open is taken up by the same networks that it was told of.
+        if rules.follows_networks and not self.reach.ready(WAIT_FOR_NETWORKS_S):
+            log.warning("the networks are not loaded yet: rules along them begin anew when they are")
         self.judgement = judgement = Judgement(
             catalog,
             rules,
@@ -370,6 +374,7 @@ class Service:
             "readings": settings.retention_days,
             "waveform_blocks": settings.retention_waveforms_days,
             "readings_1m": settings.retention_minutes_days,
+            "deliveries": settings.retention_deliveries_days,
         }
         for name in self._upkeep.look_after_partitions(now(), keep):
             log.info("retention dropped %s", name)

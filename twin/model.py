@@ -103,13 +103,17 @@ class Readings:
         return len(self.sensor)
 
     def take(self, which: NDArray[Any]) -> Readings:
-        """The rows that `which` (mask or positions) names, in its order."""
+        """The rows that `which` (mask or positions) names, in its order; itself, where a mask names all."""
+        if which.dtype == np.bool_:
+            which = np.flatnonzero(which)
+            if len(which) == len(self):
+                return self
         return Readings(
-            self.sensor[which],
-            self.observed_at[which],
-            self.received_at[which],
-            self.value[which],
-            self.quality[which],
+            self.sensor.take(which),
+            self.observed_at.take(which),
+            self.received_at.take(which),
+            self.value.take(which),
+            self.quality.take(which),
         )
 
     def between(self, begin: int, end: int) -> Readings:
@@ -134,6 +138,7 @@ class Readings:
 
     @classmethod
     def join(cls, parts: list[Readings]) -> Readings:
+        parts = [part for part in parts if len(part)]
         if len(parts) == 1:
             return parts[0]
         if not parts:

@@ -402,9 +402,9 @@ class Notifier:
             if not batches:
                 continue
             room -= 1
-            self._lines[name].is_busy = True
             worker = threading.Thread(target=self._work, args=(receiver, batches), name=f"notify {name}", daemon=True)
             worker.start()
+            self._lines[name].is_busy = True
 
     def _batches(
         self, connection: Connection, receiver: Receiver, several: list[Outgoing], at: Micros
@@ -438,7 +438,12 @@ class Notifier:
         for ids, notice, attempts in batches:
             if self._stopping.is_set():
                 break
-            answer = deliver(receiver, notice, ids[0], self._clock(), self._mqtt_url())
+            try:
+                answer = deliver(receiver, notice, _message_id(ids), self._clock(), self._mqtt_url())
+            except Exception as error:
+                # Whatever a message holds: it fails alone and on record, and its receiver is not left busy for ever.
+                log.exception("notify: %s", receiver.name)
+                answer = Answer(False, True, f"{type(error).__name__}: {error}"[:500])
             self._results.put(_Result(receiver.name, ids, answer, self._clock(), attempts))
             self._is_due.set()
             if not answer.is_sent and answer.may_retry:
@@ -510,6 +515,12 @@ class Notifier:
 def _refreshing(shown: Sequence[Mapping[str, Any]], at: Micros, zone: str) -> Notice:
     level = max((str(alert["level"]) for alert in shown), key=LEVELS.index)
     return Notice("refresh", level, "refresh", at, worst_first(shown), len(shown), zone=zone)
+
+
+def _message_id(ids: Sequence[str]) -> str:
+    """The id under which deliveries go out as one message. After a crash or an answer that was lost, others may go with
+    them: that is another message, which a receiver that knows the first one's id must not drop."""
+    return ids[0] if len(ids) == 1 else hashlib.blake2b("\0".join(ids).encode(), digest_size=10).hexdigest()
 
 
 def _worst(several: Sequence[Outgoing]) -> int:

@@ -31,6 +31,7 @@ from twin.units import load_kinds
 
 TICK_S: Final = 0.05  # what was played goes out at most this often
 CLOCK_S: Final = 0.2
+WAIT_FOR_NETWORKS_S: Final = 120.0
 CREDIT: Final = 2  # stretches told before the service must have passed on the first of them
 NICENESS: Final = 19
 SPEEDS: Final = (0.1, 3600.0)  # slowest and fastest; 0 is as fast as possible
@@ -104,6 +105,7 @@ def open_replay(tape: Tape, kinds_file: Path | None, wanted: Wanted) -> Replay:
             if reach is None and rules.follows_networks:
                 reach = Reach(tape.dsn)
                 reach.start()
+                reach.ready(WAIT_FOR_NETWORKS_S)
     tape.load_catalog(catalog, attributes)
     result = Replay(
         tape,

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import smtplib
+import socket
 import ssl
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from alerts.notify.calls import Answer, HttpCall, Letter, Publication
-from alerts.notify.channels import CHANNELS, answer
+from alerts.notify.channels import ANSWERS, CHANNELS, answer
 from alerts.notify.notice import Notice
 from alerts.notify.plan import ENVIRONMENT, SECRETS, Receiver
 from ingest.mqtt import Publisher
 from twin.model import SECOND, Micros
 
 ANSWER_BYTES: Final = 1 << 16  # of an HTTP answer, so much is read
+LONGEST: Final = 3  # times its limit for one answer that a conversation takes in all
 AGENT: Final = "cimtwin-notify"
 
 
@@ -79,6 +83,32 @@ def deliver(receiver: Receiver, notice: Notice, id_: str, at: Micros, own_broker
     return _scrubbed(given, ready)
 
 
+@contextlib.contextmanager
+def _cut_off(timeout_s: float, socket_of: Callable[[], socket.socket | None]) -> Iterator[None]:
+    """Ends a conversation that goes on and on: a far side that gives a byte now and then keeps within every limit of
+    Python's clients, and would keep its worker for days."""
+    is_over = threading.Event()
+
+    def cut() -> None:
+        is_over.set()
+        open_ = socket_of()
+        if open_ is not None:
+            with contextlib.suppress(OSError):
+                open_.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(LONGEST * timeout_s, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError):
+        if is_over.is_set():
+            raise TimeoutError(f"not done within {LONGEST * timeout_s:g} s") from None
+        raise
+    finally:
+        timer.cancel()
+
+
 def _context(ca: str | None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca)
 
@@ -97,9 +127,14 @@ def _request(call: HttpCall, kind: str, timeout_s: float, ca: str | None) -> Ans
         return Answer(False, False, "the address is neither http:// nor https://")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
-        connection.request(call.method, path, call.body, {"User-Agent": AGENT, **call.headers})
-        response = connection.getresponse()
-        body = response.read(ANSWER_BYTES)
+        connection.connect()
+        open_ = connection.sock  # the connection forgets it while an answer is read
+        with _cut_off(timeout_s, lambda: open_):
+            connection.request(call.method, path, call.body, {"User-Agent": AGENT, **call.headers})
+            response = connection.getresponse()
+            if kind not in ANSWERS and 200 <= response.status < 300:
+                return Answer(True)  # it has taken it, and whatever it goes on to say must not make us send it again
+            body = response.read(ANSWER_BYTES)
         headers = {name.lower(): value for name, value in response.getheaders()}
         return answer(kind, response.status, body, headers)
     finally:
@@ -113,10 +148,13 @@ def _mail(letter: Letter, receiver: Receiver, timeout_s: float) -> Answer:
     ca = options.get("ca")
     try:
         with (
-            smtplib.SMTP_SSL(host, port, timeout=timeout_s, context=_context(ca))
-            if security == "tls"
-            else smtplib.SMTP(host, port, timeout=timeout_s)
-        ) as smtp:
+            (
+                smtplib.SMTP_SSL(host, port, timeout=timeout_s, context=_context(ca))
+                if security == "tls"
+                else smtplib.SMTP(host, port, timeout=timeout_s)
+            ) as smtp,
+            _cut_off(timeout_s, lambda: smtp.sock),
+        ):
             if security == "starttls":
                 smtp.starttls(context=_context(ca))
             if "user" in options:

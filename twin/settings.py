@@ -91,6 +91,7 @@ class Settings:
     retention_days: float = 0
     retention_minutes_days: float = 0
     retention_waveforms_days: float = 0
+    retention_deliveries_days: float = 400
     ws_queue: int = 1000
     replays: int = 4  # at once
     shelve_h: float = 168  # the longest shelf; a week outlasts a spare part, and is not yet forgotten
@@ -127,6 +128,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "retention_days": (0, 36_600),
     "retention_minutes_days": (0, 36_600),
     "retention_waveforms_days": (0, 36_600),
+    "retention_deliveries_days": (0, 36_600),
     "ws_queue": (1, 1_000_000),
     "replays": (0, 100),
     "shelve_h": (0.01, 24 * 366),

@@ -90,7 +90,8 @@ class AccumulateWatches:
         sums, memory = self._sums(pairs, at, value)
 
         # Only watches that are not at rest, or whose limits were reached, need the latch.
-        reached: Bools = np.any(sums >= self.limits.hi_raise[self.profile[pairs.row]][pairs.group], axis=1)
+        p = self.profile.take(pairs.row).take(pairs.group)
+        reached: Bools = np.any(sums >= self.limits.hi_raise.take(p, axis=0), axis=1)
         loud = pairs.any(reached) | self._busy.take(pairs.row)
         if not loud.any():
             return Verdicts.none(), memory
@@ -109,8 +110,9 @@ class AccumulateWatches:
     def _sums(self, pairs: Pairs, at: Ints, value: Floats) -> tuple[Floats, list[Patch]]:
         """Each pair's sum by level [pairs, 4] (0 where there is no such level) and what the watches now remember."""
         row, head, tail, group = pairs.row, pairs.head, pairs.tail, pairs.group
-        profile = self.profile[row]
+        profile = self.profile.take(row)
         n, is_several = len(at), len(at) > len(row)
+        p, by_pair = (profile[group], group) if is_several else (profile, slice(None))
         amount = self._amounts(pairs, value, profile)
         before, newest = self.columns["total"].take(row), self.columns["bucket"].take(row)
         if is_several:
@@ -118,13 +120,13 @@ class AccumulateWatches:
             total += (before - total[head] + amount[head])[group]
         else:
             total = before + amount
-        bucket = -(-at // self.width[profile][group])  # (b - 1) * width < t <= b * width
+        bucket = -(-at // self.width.take(p))  # (b - 1) * width < t <= b * width
 
         # The running sum at the end of the bucket that each level's window leaves out: in this batch, or before it.
-        steps = self.buckets[profile][group]
+        steps = self.buckets.take(p, axis=0)
         edge = bucket[:, None] - steps
-        base = self._cells["ring"].take((row * RING)[group, None] + edge % RING)
-        base = np.where(edge >= newest[group, None], before[group, None], base)
+        base = self._cells["ring"].take((row * RING)[by_pair, None] + edge % RING)
+        base = np.where(edge >= newest[by_pair, None], before[by_pair, None], base)
         if is_several:
             gap = np.empty(n, np.int64)
             gap[1:] = np.minimum(bucket[1:] - bucket[:-1], BUCKETS + 1)
@@ -157,7 +159,7 @@ class AccumulateWatches:
     def _amounts(self, pairs: Pairs, value: Floats, profile: Ints) -> Ints:
         """What each pair adds, in millionths."""
         if not self._has_counters:
-            return np.asarray(np.rint(np.clip(value, 0, LARGEST) * FINEST), np.int64)
+            return np.asarray(np.rint(np.minimum(np.maximum(value, 0), LARGEST) * FINEST), np.int64)
         previous = np.empty(len(value))
         previous[1:] = value[:-1]
         previous[pairs.head] = self.columns["last"].take(pairs.row)

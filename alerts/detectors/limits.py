@@ -1,8 +1,8 @@
 """threshold and range: the reading's own value against fixed limits.
 
-Most readings of a city lie inside every limit and belong to watches at rest; those cost two look-ups and two
-comparisons: `_quiet` holds, by sensor, the interval in which nothing can change, an empty one while any of the sensor's
-watches is not at rest.
+Most readings of a city lie inside every limit and belong to watches at rest, or repeat what holds an alert open (a
+pump that runs, a cover that is off); those cost two look-ups and two comparisons: `_quiet` holds, by sensor, the
+interval in which nothing can change, an empty one while any of the sensor's watches is neither at rest nor lasting.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ class LimitWatches:
         if len(watched):
             self._hi[watched] = np.minimum.reduceat(limits.outer_hi[profile], rows.begin[watched])
             self._lo[watched] = np.maximum.reduceat(limits.outer_lo[profile], rows.begin[watched])
-        self._busy_rows = np.zeros(sensors, np.int32)
+        # By sensor, how many of its watches are not at rest, how many of these may change with any reading, and the
+        # value that the others last for.
+        self._busy_rows, self._moving_rows = np.zeros(sensors, np.int32), np.zeros(sensors, np.int32)
+        self._moves = np.zeros(len(rows), bool)
+        self._last = np.full(sensors, np.nan)
         # [sensors, 2]: a reading with quiet[0] < value < quiet[1] changes nothing
         self._quiet = np.stack([self._lo, self._hi], axis=1)
 
@@ -96,13 +100,20 @@ class LimitWatches:
         write(self.columns, patches)
         for patch in patches:
             rows = patch.rows
-            busy = ~latch.resting({name: self.columns[name][rows] for name in ("level", "run")})
             sensor = self.rows.sensor[rows]
+            state = {name: self.columns[name][rows] for name in ("level", "run", "clear", "value")}
+            lasts = latch.lasting(self.limits, self.profile[rows], state)
+            busy = ~latch.resting(state)
+            moves = busy & ~lasts
             np.add.at(self._busy_rows, sensor, busy.astype(np.int32) - self._busy[rows])
-            self._busy[rows] = busy
-            awake = self._busy_rows[sensor] > 0
-            self._quiet[sensor, 0] = np.where(awake, np.inf, self._lo[sensor])
-            self._quiet[sensor, 1] = np.where(awake, -np.inf, self._hi[sensor])
+            np.add.at(self._moving_rows, sensor, moves.astype(np.int32) - self._moves[rows])
+            self._busy[rows], self._moves[rows] = busy, moves
+            self._last[sensor[lasts]] = state["value"][lasts]
+            is_busy, is_moving, last = self._busy_rows[sensor] > 0, self._moving_rows[sensor] > 0, self._last[sensor]
+            low = np.where(is_busy, np.nextafter(last, -np.inf), self._lo[sensor])
+            high = np.where(is_busy, np.nextafter(last, np.inf), self._hi[sensor])
+            self._quiet[sensor, 0] = np.where(is_moving, np.inf, low)
+            self._quiet[sensor, 1] = np.where(is_moving, -np.inf, high)
 
     def resting(self) -> Bools:
         return ~self._busy

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alerts.detectors import blocks, latch
-from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
+from alerts.detectors.rows import FOREVER, NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
 from alerts.parameters import Nightly
 from alerts.rules import NO_LEVEL, Rule
 from twin.model import DAY, Bools, Floats, Ints
@@ -54,6 +54,9 @@ class NightWatches:
         self.columns: Columns = latch.at_rest(n) | blocks.at_rest(n)
         self.columns |= {"nights": np.full((n, NIGHTS), np.nan), "learnt": np.zeros(n, np.int64)}
         self.columns |= {"away": np.zeros(n, np.int64)}
+        # By sensor, from when on a reading matters to any of its watches: not on the day after a night that is known.
+        self._wakes_at = np.full(len(rows.number), FOREVER)
+        self._wakes_at[rows.sensor] = NEVER
 
     @classmethod
     def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> NightWatches:
@@ -82,10 +85,10 @@ class NightWatches:
     def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
         if not len(self.rows):
             return Verdicts.none(), []
-        segments = np.flatnonzero(self.rows.is_watched.take(batch.owner))
-        if not len(segments):
+        is_awake = batch.at >= self._wakes_at.take(batch.sensor)
+        if not is_awake.any():  # most of the day
             return Verdicts.none(), []
-        pairs = Pairs.of(self.rows, batch, segments)
+        pairs = Pairs.of(self.rows, batch, np.flatnonzero(np.logical_or.reduceat(is_awake, batch.start)))
         at = batch.at.take(pairs.reading)
         p = self.profile[pairs.row][pairs.group]
         since = at - self.settings.begin[p]
@@ -93,7 +96,7 @@ class NightWatches:
         inside = since - day * DAY < self.settings.length[p]
         block = 2 * day + ~inside  # a night's own block, and the day after it
         matters = inside | (block != self.columns["block"].take(pairs.row)[pairs.group])
-        if not matters.any():  # most of the day
+        if not matters.any():
             return Verdicts.none(), []
         if not matters.all():
             which = pairs.any(matters)
@@ -150,6 +153,16 @@ class NightWatches:
 
     def apply(self, patches: Sequence[Patch]) -> None:
         write(self.columns, patches)
+        for patch in patches:
+            if "block" not in patch.columns:
+                continue
+            sensor = np.unique(self.rows.sensor[patch.rows])
+            row = self.rows.of_sensors(sensor)
+            block = self.columns["block"][row]
+            night = (block // 2 + 1) * DAY + self.settings.begin[self.profile[row]]
+            wakes_at = np.where((block == NEVER) | (block % 2 == 0), NEVER, night)
+            number = self.rows.number[sensor]
+            self._wakes_at[sensor] = np.minimum.reduceat(wakes_at, np.cumsum(number) - number)
 
     def resting(self) -> Bools:
         return np.asarray(self.columns["block"] == NEVER)

@@ -40,6 +40,7 @@ class RateWatches:
             "newest_at": np.full(len(rows), NEVER),
             "newest_value": np.full(len(rows), np.nan),
         }
+        self._busy = np.zeros(len(rows), bool)  # not at rest, as a latch is
 
     @classmethod
     def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> RateWatches:
@@ -62,37 +63,38 @@ class RateWatches:
         if not len(segments):
             return Verdicts.none(), []
         pairs = Pairs.of(self.rows, batch, segments)
-        at, value = batch.at[pairs.reading], batch.value[pairs.reading]
-        profile = self.profile[pairs.row]
-        change, memory = self._change(pairs, at, value, profile)
+        at, value = batch.at.take(pairs.reading), batch.value.take(pairs.reading)
+        profile = self.profile.take(pairs.row)
+        p = profile.take(pairs.group)
+        change, memory = self._change(pairs, at, value, p)
 
         # Only watches that are not at rest, or whose limits were reached, need the latch.
-        p = profile[pairs.group]
-        reached = (change >= self.limits.outer_hi[p]) | (change <= self.limits.outer_lo[p])
-        state = {name: self.columns[name][pairs.row] for name in latch.STATE}
-        loud = pairs.any(reached) | ~latch.resting(state)
+        reached = (change >= self.limits.outer_hi.take(p)) | (change <= self.limits.outer_lo.take(p))
+        loud = pairs.any(reached) | self._busy.take(pairs.row)
         if not loud.any():
             return Verdicts.none(), [memory]
-        kept = loud[pairs.group]
-        carry = {name: column[loud] for name, column in state.items()}
-        found = latch.scan(self.limits, profile[loud], carry, pairs.only(loud), at[kept], change[kept])
-        return found.verdicts, [memory, Patch(pairs.row[loud], found.columns)]
+        kept, few = loud[pairs.group], pairs.only(loud)
+        carry = {name: self.columns[name].take(few.row, axis=0) for name in latch.STATE}
+        found = latch.scan(self.limits, profile[loud], carry, few, at[kept], change[kept])
+        return found.verdicts, [memory, Patch(few.row, found.columns)]
 
-    def _change(self, pairs: Pairs, at: Ints, value: Floats, profile: Ints) -> tuple[Floats, Patch]:
-        """Each pair's change (NaN: none known) and what the watches now remember."""
+    def _change(self, pairs: Pairs, at: Ints, value: Floats, p: Ints) -> tuple[Floats, Patch]:
+        """Each pair's change (NaN: none known) and what the watches now remember. `p`: its profile."""
         n, head, group, row = len(at), pairs.head, pairs.group, pairs.row
-        window, bucket = self.window[profile][group], self.bucket[profile][group]
+        is_several = n > len(row)
+        window, bucket = self.window.take(p), self.bucket.take(p)
         if n * (int(self.window.max()) + 1) > 1 << 62:
             raise ValueError(f"{n} readings at once are too many for a window this long")
         oldest = at - window
         number = at // bucket
         slot = number % BUCKETS
         ring_at, ring_value = self.columns["ring_at"], self.columns["ring_value"]
-        newest_at, newest_value = self.columns["newest_at"][row], self.columns["newest_value"][row]
-
-        previous_at, previous_value = np.empty(n, np.int64), np.empty(n)
-        previous_at[1:], previous_value[1:] = at[:-1], value[:-1]
-        previous_at[head], previous_value[head] = newest_at, newest_value
+        newest_at, newest_value = self.columns["newest_at"].take(row), self.columns["newest_value"].take(row)
+        previous_at, previous_value = newest_at, newest_value
+        if is_several:
+            previous_at, previous_value = np.empty(n, np.int64), np.empty(n)
+            previous_at[1:], previous_value[1:] = at[:-1], value[:-1]
+            previous_at[head], previous_value[head] = newest_at, newest_value
 
         # First of its bucket: so says the reading before, which for the first pair is the newest remembered one.
         first = np.where(previous_at == NEVER, True, previous_at // bucket != number)
@@ -101,28 +103,30 @@ class RateWatches:
         # window, when all of them share its first bucket), the oldest kept one of this batch, the oldest in the ring.
         reference = np.where(previous_at >= oldest, previous_value, np.nan)
         kept = np.flatnonzero(first)
-        gap = np.minimum(at - previous_at, window + 1)  # differences up to the window are all that matters
-        gap[head] = window[head] + 1  # keeps the rows apart
-        key = np.cumsum(gap)
-        found = np.searchsorted(key[kept], key - window)
-        candidate = kept[np.minimum(found, len(kept) - 1)] if len(kept) else np.zeros(n, np.int64)
-        inside = (found < len(kept)) & (candidate < np.arange(n))
-        reference[inside] = value[candidate[inside]]
-        old = np.flatnonzero(newest_at[group] >= oldest)
+        if is_several:
+            gap = np.minimum(at - previous_at, window + 1)  # differences up to the window are all that matters
+            gap[head] = window[head] + 1  # keeps the rows apart
+            key = np.cumsum(gap)
+            found = np.searchsorted(key[kept], key - window)
+            candidate = kept[np.minimum(found, len(kept) - 1)] if len(kept) else np.zeros(n, np.int64)
+            inside = (found < len(kept)) & (candidate < np.arange(n))
+            reference[inside] = value[candidate[inside]]
+        old = np.flatnonzero(newest_at.take(group) >= oldest)
         if len(old):
-            times = ring_at[row[group[old]]]
+            old_row = row.take(group.take(old))
+            times = ring_at.take(old_row, axis=0)
             times = np.where(times >= oldest[old, None], times, np.iinfo(np.int64).max)
             which = np.argmin(times, axis=1)
             there = times[np.arange(len(old)), which] != np.iinfo(np.int64).max
-            reference[old[there]] = ring_value[row[group[old]], which][there]
+            reference[old[there]] = ring_value[old_row, which][there]
 
         tail = pairs.tail
-        new_at, new_value = ring_at[row], ring_value[row]
-        keep = first & (number > number[tail][group] - BUCKETS)  # so no slot is written twice
+        new_at, new_value = ring_at.take(row, axis=0), ring_value.take(row, axis=0)
+        keep = kept[number[kept] > number[tail][group[kept]] - BUCKETS]  # so no slot is written twice
         new_at[group[keep], slot[keep]] = at[keep]
         new_value[group[keep], slot[keep]] = value[keep]
         # A slot whose reading no window can reach again is emptied: the same history gives the same state.
-        stale = new_at < (number[tail] - BUCKETS + 1)[:, None] * self.bucket[profile][:, None]
+        stale = new_at < ((number[tail] - BUCKETS + 1) * bucket[tail])[:, None]
         new_at[stale] = NEVER
         new_value[stale] = np.nan
         memory: Columns = {
@@ -135,6 +139,10 @@ class RateWatches:
 
     def apply(self, patches: Sequence[Patch]) -> None:
         write(self.columns, patches)
+        for patch in patches:
+            if "level" in patch.columns:
+                state = {name: self.columns[name][patch.rows] for name in ("level", "run")}
+                self._busy[patch.rows] = ~latch.resting(state)
 
     def resting(self) -> Bools:
         return np.asarray(self.columns["newest_at"] == NEVER)

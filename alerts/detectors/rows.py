@@ -47,7 +47,10 @@ class Batch:
         first[:1] = True
         np.not_equal(sensor[1:], sensor[:-1], out=first[1:])
         start = np.flatnonzero(first)
-        return cls(sensor, at, value, start, np.diff(start, append=len(sensor)), sensor[start])
+        count = np.empty_like(start)
+        np.subtract(start[1:], start[:-1], out=count[:-1])
+        count[-1:] = len(sensor) - start[-1:]
+        return cls(sensor, at, value, start, count, sensor.take(start))
 
 
 class Rows:
@@ -181,9 +184,13 @@ class Verdicts:
 
     @classmethod
     def none(cls) -> Verdicts:
-        empty = np.empty(0, np.int64)
-        level, number = np.empty(0, np.int8), np.empty(0)
-        return cls(empty, empty, level, level, number, number, empty, number)
+        return _NO_VERDICTS
+
+
+_NOTHING: Final = np.empty(0, np.int64)
+_NO_VERDICTS: Final = Verdicts(
+    _NOTHING, _NOTHING, np.empty(0, np.int8), np.empty(0, np.int8), np.empty(0), np.empty(0), _NOTHING, np.empty(0)
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class SpectrumWatches:
         return latch.resting(self.columns) & self.join.resting()
 
     def level(self) -> NDArray[np.int8]:
-        return self.columns["normal"]
+        return self.columns["level"]
 
     def extremes(self, row: int) -> tuple[float, float, int]:
         columns = self.columns

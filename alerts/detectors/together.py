@@ -17,7 +17,7 @@ stayed so long is the new normal. While it is open nothing is learnt, and the li
 A sensor counts once it has moved `MOVES` times, and as long as it does so now and then: rain and switches are for
 rules of their own. A reading far out counts as one at `CUT` usual deviations: what lasts is looked for here.
 Everything is counted in samples; nothing looks ahead. `value` of a transition is the evidence (-log10 of a
-probability), `threshold` what the budget asks for, `note` the catalogue index of the most unusual sensor, plus one.
+probability), `threshold` what the budget asks for, `note` the most unusual sensors, for `named`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ CLUSTER: Final = RUN / 2  # samples that an extreme of the fast mean lasts for
 ACCEPT: Final = 1000
 DEPTH: Final = 16
 MOST: Final = 30.0  # surprise; beyond it nothing is told apart
+NAMED: Final = 3  # sensors that an alert names
+LEAST_NAMED: Final = 0.5  # of the greatest contrast, to be named beside it
+_NOTE_BITS: Final = 21  # of a note, for a catalogue index
 EDGE: Final = 1.0  # evidence from which on the own past's tail is looked at: one sample in ten, if all is as assumed
 PRIOR: Final = 30.0  # excesses over it that what is assumed weighs as much as
 LEAVE_OUT: Final = ("slow", "sum", "covariance", "single", "cut", "widening", "doubt", "tail")
@@ -77,7 +80,7 @@ class TogetherWatches:
         self.columns: Columns = {name: np.zeros(n) for name in _SCALARS}
         self.columns |= {name: np.zeros((n, width)) for name in _MEMBERS}
         self.columns |= {"covariance": np.zeros((n, width, width)), "level": np.zeros(n, np.int8)}
-        self.columns |= {"last_at": np.full(n, NEVER), "calm_at": np.full(n, NEVER), "note": np.zeros(n, np.int32)}
+        self.columns |= {"last_at": np.full(n, NEVER), "calm_at": np.full(n, NEVER), "note": np.zeros(n, np.int64)}
         self.columns |= self.join.columns
         self.lasts: Sequence[str] = ()
 
@@ -158,7 +161,7 @@ class TogetherWatches:
         s["fast"] += np.where(shown, (x - s["fast"]) / np.clip(s["number"], 1, RUN), 0)
         contrast = s["fast"] - s["slow"]
 
-        surprise, loudest = self._surprise(s, contrast, shown)
+        surprise, contrasts = self._surprise(s, contrast, shown)
         surprise *= s["seen"] > WARM
         is_open = s["level"] > 0
         evidence = np.clip(s["evidence"] + (surprise - ORDINARY) / APART, 0, MOST)
@@ -167,7 +170,7 @@ class TogetherWatches:
         needed = -np.log10(np.minimum(budget * CLUSTER * np.maximum(s["step"], SECOND) / YEAR, 1e-3))
         rarity = told if "tail" in self.without else _rarity(s, told)
         raises = ~is_open & (s["seen"] > LEARNT) & (surprise >= ORDINARY) & (told >= needed) & (rarity >= needed)
-        changed = self._alert(s, at, told, surprise, is_open, raises, needed, severity, lasting, loudest)
+        changed = self._alert(s, at, told, surprise, is_open, raises, needed, severity, lasting, contrasts)
         # What leads up to an alert is one event, and would teach the tail much: it is shown samples that lie apart.
         _learn_tail(s, told, (s["seen"] > WARM) & (s["seen"] % APART == 0) & (s["level"] == 0))
 
@@ -190,8 +193,9 @@ class TogetherWatches:
         s["covariance"] += np.where(both, new, 0) * (trust * learns / np.maximum(s["learnt"], 1))[:, None, None]
         return surprise, changed
 
-    def _surprise(self, s: Columns, contrast: Floats, shown: Bools) -> tuple[Floats, Ints]:
-        """-log10 of how probable contrasts as large are, and the slot of the largest."""
+    def _surprise(self, s: Columns, contrast: Floats, shown: Bools) -> tuple[Floats, tuple[Floats, Floats]]:
+        """-log10 of how probable contrasts as large are; and these in deviations (0 of sensors that do not count), with
+        their correlations."""
         width = contrast.shape[1]
         deviation = np.sqrt(np.einsum("gii->gi", s["covariance"]))
         counts = (
@@ -213,17 +217,16 @@ class TogetherWatches:
         together[:, range(width), range(width)] = 1
         square = (u * np.linalg.solve(together, u[:, :, None])[:, :, 0]).sum(axis=1) / number
         by_all = fdtrc(number, freedom, square)
-        loudest = np.argmax(np.abs(u), axis=1)
-        by_one = 2 * number * stdtr(freedom, -np.abs(u[np.arange(len(u)), loudest]))
+        by_one = 2 * number * stdtr(freedom, -np.abs(u).max(axis=1))
         if "single" in self.without:
             by_one = np.ones(len(u))
         probability = np.clip(2 * np.fmin(by_all, by_one), 10.0**-MOST, 1)
-        return np.where(counts.any(axis=1), -np.log10(probability), 0.0), loudest
+        return np.where(counts.any(axis=1), -np.log10(probability), 0.0), (u, together)
 
     @staticmethod
     def _alert(
         s: Columns, at: Ints, told: Floats, surprise: Floats, is_open: Bools, raises: Bools, needed: Floats,
-        severity: NDArray[np.int8], lasting: NDArray[np.int32], loudest: Ints,
+        severity: NDArray[np.int8], lasting: NDArray[np.int32], contrasts: tuple[Floats, Floats],
     ) -> tuple[Any, ...] | None:  # fmt: skip
         """Raise and clear; the columns of `Verdicts`, led by the places among the groups."""
         if not (is_open.any() or raises.any()):
@@ -241,11 +244,11 @@ class TogetherWatches:
             return None
         up = raises[which]
         s["limit"][which] = np.where(up, needed[which], s["limit"][which])
-        s["note"][which] = np.where(up, lasting[which, loudest[which]] + 1, 0)
+        s["note"][which] = np.where(up, _note(lasting[which], *(part[which] for part in contrasts)), 0)
         was = np.where(up, 0, severity[which]).astype(np.int8)
         s["level"][which] = np.where(up, severity[which], 0)
         since = np.where(up | (s["calm"][which] < CALM), at[which], s["calm_at"][which])
-        note = np.where(up, s["note"][which], np.where(s["calm"][which] < CALM, -1, 0)).astype(np.int32)
+        note = np.where(up, s["note"][which], np.where(s["calm"][which] < CALM, -1, 0)).astype(np.int64)
         columns = (
             which, was, s["level"][which].copy(), told[which], s["limit"][which].copy(), since,
             s["worst"][which].copy(), note,
@@ -270,6 +273,27 @@ class TogetherWatches:
     def extremes(self, row: int) -> tuple[float, float, int]:
         columns = self.columns
         return float(columns["last"][row]), float(columns["worst"][row]), int(columns["level"][row])
+
+
+def _note(lasting: NDArray[np.int32], u: Floats, together: Floats) -> Ints:
+    """The most unusual sensors of each group in one number, as `named` reads it: those furthest, in deviations, from
+    what the others let expect of them. Its square is by how much T² would be less without the sensor (Mason, Young and
+    Tracy, J. Quality Technology 27, 1995)."""
+    inverse = np.linalg.inv(together)
+    size = np.abs((inverse @ u[:, :, None])[:, :, 0]) / np.sqrt(np.einsum("gii->gi", inverse))
+    slot = np.argsort(-size, axis=1, kind="stable")[:, :NAMED]
+    size, sensor = np.take_along_axis(size, slot, axis=1), np.take_along_axis(lasting, slot, axis=1)
+    is_named = (size >= LEAST_NAMED * size[:, :1]) & (size > 0) & (sensor >= 0) & (sensor + 1 < 1 << _NOTE_BITS)
+    is_named[:, 0] = sensor[:, 0] + 1 < 1 << _NOTE_BITS
+    shift = np.arange(slot.shape[1]) * _NOTE_BITS
+    note: Ints = np.where(is_named, (sensor + 1).astype(np.int64) << shift, 0).sum(axis=1)
+    return note
+
+
+def named(note: int) -> list[int]:
+    """The sensors (catalogue indices) that the note of a raised alert names, the most unusual first."""
+    parts = [note >> n * _NOTE_BITS & ((1 << _NOTE_BITS) - 1) for n in range(NAMED)] if note > 0 else []
+    return [part - 1 for part in parts if part]
 
 
 def _rarity(s: Columns, told: Floats) -> Floats:

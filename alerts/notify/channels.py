@@ -33,4 +33,4 @@ ANSWERS: Final[dict[str, Callable[[int, bytes], Answer]]] = {
 
 def answer(kind: str, status: int, body: bytes, headers: dict[str, str]) -> Answer:
     """What the far side of a receiver of type `kind` says."""
-    return ANSWERS[kind](status, body) if kind in ANSWERS else of_status(status, body, headers)
+    return ANSWERS[kind](status, body) if kind in ANSWERS and status == 200 else of_status(status, body, headers)

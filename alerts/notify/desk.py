@@ -26,6 +26,7 @@ from twin.telling import Delivery, Group, HeldBack, Watched
 LOOK_AGAIN: Final = HOUR  # at what is held: the end of a hold is an event, so this is for safety only
 TOGETHER: Final = MINUTE  # escalations and repetitions of a group that are due so close are one notice
 MOST_ALERTS: Final = 500  # in one notice; more are several
+OVER_BEFORE: Final = "over before it was told, and the receiver wants no end / 通知前已解除，且接收端不收解除"
 CLEARED_WHILE: Final = "cleared while held back / 保留期间已解除"
 
 
@@ -162,6 +163,25 @@ def stage_names(plan: Plan, facts: Facts, level: int, stage: int) -> list[str]:
     return list(names)
 
 
+def escalates_after(plan: Plan, facts: Facts, level: int) -> Micros | None:
+    """How long the next stage waits, by the routes that name who that is, or by all of them; the shortest."""
+    routes = routes_of(plan, facts, level)
+    several = [route for route in routes if route.escalate] or routes
+    return min((after for route in several if (after := route.escalate_after[level - 1]) is not None), default=None)
+
+
+def repeating(plan: Plan, facts: Facts, level: int) -> tuple[list[str], Micros | None]:
+    """Who is told again where nobody acknowledges, and how often: those of the routes that do not say never."""
+    names: dict[str, None] = {}
+    times = []
+    for route in routes_of(plan, facts, level):
+        every = route.repeat[level - 1]
+        if every is not None:
+            names.update(dict.fromkeys(route.receivers))
+            times.append(every)
+    return list(names), min(times, default=None)
+
+
 def group_of(route: Route | None, facts: Facts) -> str:
     """The key of the group that an alert is told with."""
     if facts.incident is not None:
@@ -187,10 +207,6 @@ def holds_of(alert: Alert) -> list[str]:
 
 def _level(alert: Alert) -> int:
     return max(1, int(alert.level or alert.peak_level))
-
-
-def _by_level(values: Sequence[Micros | None], level: int) -> Micros | None:
-    return values[level - 1]
 
 
 def news(watched: Watched, alert: Alert) -> str | None:
@@ -233,7 +249,8 @@ class _Desk:
             if not facts.alert.state.is_active and not w.told_level and self._is_held(w.alert):
                 w.told_level = _level(facts.alert)  # held from its beginning to its end: there is nothing to tell
             if news(w, facts.alert) is None:
-                self.settled[w.group] += w.told_active and w.due_at is not None
+                group = w.group if facts.incident is None else f"incident:{facts.incident}"
+                self.settled[group] += w.told_active and w.due_at is not None
                 w.changed_at = w.due_at = None
             elif w.due_at is not None or not holds_of(facts.alert):
                 if w.due_at is None:
@@ -269,7 +286,8 @@ class _Desk:
         for w in held:
             self._hold(group, w)
         silent = [w for w in free if self._was_held_to_its_end(w)]
-        free = [w for w in free if w not in silent]
+        untold = {w.alert for w in silent}
+        free = [w for w in free if w.alert not in untold]
         for w in silent:
             w.told_level, w.told_active, w.due_at, w.changed_at = _level(alerts[w.alert]), False, None, None
         if not free:
@@ -296,6 +314,12 @@ class _Desk:
         for name, concerned in by_receiver.items():
             receiver = self.plan.receivers[name]
             shown = [w for w in concerned if receiver.resolved or alerts[w.alert].state.is_active]
+            missed = [] if receiver.resolved else [
+                w.alert for w in concerned if not w.told_level and not alerts[w.alert].state.is_active
+            ]  # fmt: skip
+            if missed:
+                notice = self._notice("resolved", group, missed, active, people, 0, {})
+                self.result.due.append(Due(name, notice, "lapsed", self.at, OVER_BEFORE))
             if not shown:
                 continue
             ids = [w.alert for w in shown]
@@ -367,11 +391,11 @@ class _Desk:
         w.told_level, w.told_active, w.told_at, w.group = level, alert.state.is_active, self.at, group
         w.changed_at = w.due_at = w.escalate_at = w.repeat_at = None
         w.stage = 0
-        route = next(iter(routes_of(self.plan, self.standing.facts[w.alert], level)), None)
-        if alert.state is not AlertState.ACTIVE_UNACKNOWLEDGED or route is None:
+        facts = self.standing.facts[w.alert]
+        if alert.state is not AlertState.ACTIVE_UNACKNOWLEDGED:
             return
-        after, repeat = _by_level(route.escalate_after, level), _by_level(route.repeat, level)
-        if after is not None and stage_names(self.plan, self.standing.facts[w.alert], level, 1):
+        after, (_, repeat) = escalates_after(self.plan, facts, level), repeating(self.plan, facts, level)
+        if after is not None and stage_names(self.plan, facts, level, 1):
             w.escalate_at = goes_at + after
         if repeat is not None:
             w.repeat_at = goes_at + repeat
@@ -395,20 +419,22 @@ class _Desk:
             for w in members:
                 facts = self.standing.facts[w.alert]
                 level = _level(facts.alert)
-                route = next(iter(routes_of(self.plan, facts, level)), None)
-                if holds_of(facts.alert) or route is None:
+                if holds_of(facts.alert) or not routes_of(self.plan, facts, level):
                     self._put_off(w, kind, self.at + 5 * MINUTE)
                     continue
                 if kind == "escalation":
+                    after = escalates_after(self.plan, facts, level)
+                    if after is None:  # a new plan says never
+                        w.escalate_at = None
+                        continue
                     w.stage += 1
                     more = stage_names(self.plan, facts, level, w.stage + 1)
-                    after = _by_level(route.escalate_after, level)
-                    w.escalate_at = self.at + after if more and after is not None else None
-                    names, persons = on_duty(self.plan, stage_names(self.plan, facts, level, w.stage), self.at)
+                    w.escalate_at = self.at + after if more else None
+                    whom = stage_names(self.plan, facts, level, w.stage)
                 else:
-                    repeat = _by_level(route.repeat, level)
+                    whom, repeat = repeating(self.plan, facts, level)
                     w.repeat_at = None if repeat is None else self.at + repeat
-                    names, persons = on_duty(self.plan, stage_names(self.plan, facts, level, 0), self.at)
+                names, persons = on_duty(self.plan, whom, self.at)
                 people.update(dict.fromkeys(persons))
                 for name in names:
                     by_receiver[name].append(w)

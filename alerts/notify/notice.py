@@ -75,6 +75,7 @@ def joined(notices: Sequence[Notice]) -> Notice:
     an alert in several of them the last word counts."""
     if len(notices) == 1:
         return notices[0]
+    notices = sorted(notices, key=lambda notice: notice.at)  # they come the worst first
     last: dict[str, Mapping[str, Any]] = {}
     for notice in notices:
         last.update((str(alert["id"]), alert) for alert in notice.alerts)

@@ -13,7 +13,7 @@ import datetime as dt
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -75,7 +75,8 @@ _NAME: Final = re.compile(r"[\w.-]{1,64}")
 _CLOCK: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)|24:00")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_MAIL: Final = re.compile(r"[^@\s<>,;\"]+@[^@\s<>,;\"]+")
+# As HTML's mail fields take it: what SMTP carries without extensions, and no header is misread for.
+_MAIL: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 _TOPIC_WORD: Final = re.compile(r"\{(\w*)\}")
 TOPIC_WORDS: Final = ("tenant", "domain", "level", "receiver", "kind")
 
@@ -286,7 +287,25 @@ def parse_json(text: str | bytes, kept: Mapping[str, Any] | None = None) -> Plan
     if not isinstance(table, dict):
         raise InvalidPlan([Problem("file", "", "must be an object")])
     table.pop("version", None)  # what GET adds may stay in it
+    problems = [Problem(place or "file", name, text) for place, name, text in _not_in_toml(table)]
+    if problems:
+        raise InvalidPlan(problems, "notification plan")
     return parse_table(table, kept)
+
+
+def _not_in_toml(value: object, place: str = "", name: str = "") -> Iterator[tuple[str, str, str]]:
+    """Where a JSON document holds what TOML, as which it is kept, cannot say: place, field, what is wrong."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _not_in_toml(key, place, name)
+            yield from _not_in_toml(inner, f"{place}.{name}".strip("."), key)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value, 1):
+            yield from _not_in_toml(inner, place, f"{name} {number}")
+    elif value is None:
+        yield place, name, "must not be null: leave it out"
+    elif isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
+        yield place, name.encode(errors="replace").decode(), "holds half a character"
 
 
 def parse_table(table: dict[str, Any], kept: Mapping[str, Any] | None = None, lines: _Lines | None = None) -> Plan:

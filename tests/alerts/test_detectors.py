@@ -12,6 +12,7 @@ from alerts_city import MINUTE, SECOND, T0, catalog, feed, key, plain, readings,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alerts.detectors.rows import Patch
 from alerts.engine import Engine, EngineState
 from alerts.rules import RuleSet
 from twin.catalog import Catalog
@@ -190,6 +191,35 @@ def test_batching_and_restarts_change_nothing(world: World, marks: list[int]) ->
     assert open_now == sorted(zip(*(column.tolist() for column in whole.levels()), strict=True))
     for rule, s, _ in open_now:
         assert engine.extremes(rule, s) == whole.extremes(rule, s)
+
+
+@given(cities(most=12), st.sampled_from(LIMITED[:5]), st.sampled_from(EXTRAS), st.lists(st.integers(1, 4), min_size=1))
+@settings(max_examples=60, deadline=None)
+def test_repeated_values_that_come_one_by_one_give_what_the_reference_gives(
+    series: Series, body: str, extra: str, times: list[int]
+) -> None:
+    for s, rows in series.items():
+        several = [times[n % len(times)] for n in range(len(rows))]
+        series[s] = [(t + k * SECOND, v) for (t, v), most in zip(rows, several, strict=True) for k in range(most)]
+        series[s] = list(dict(series[s]).items())
+        series[s].sort()
+    alone = rules(f'[[rule]]\nid = "r"\n{KIND}{body}{extra}')
+    engine, whole = Engine(alone, CITY), Engine(alone, CITY)
+    told = [t for row in sorted(flat(series), key=lambda r: r[1]) for t in feed(engine, [row])]
+    assert plain(told) == expected(CITY, alone, series) == plain(feed(whole, flat(series)))
+    assert state_of(engine) == state_of(whole)
+
+
+@pytest.mark.parametrize("first", [[], [3.0, 3.0]])
+def test_a_level_that_is_taken_up_from_outside_ends_with_the_next_reading_though_that_is_an_ordinary_one(
+    first: list[float],
+) -> None:
+    engine = Engine(rules(f'[[rule]]\nid = "r"\n{KIND}{LIMITED[0]}'), CITY)
+    feed(engine, [(0, T0 + n * SECOND, value) for n, value in enumerate(first)])
+    row = engine.families["limits"].rows.of_sensors(np.array([0]))
+    engine.families["limits"].apply([Patch(row, {"level": np.array([4], np.int8)})])
+    (told,) = feed(engine, [(0, T0 + MINUTE, first[-1] if first else 0.0)])
+    assert (told.before, told.after) == (4, 1 if first else 0)
 
 
 @given(worlds, places)

@@ -14,11 +14,13 @@ from test_detectors import Series, cities, cut, flat, state_of
 
 import alerts.detectors.spectrum
 import alerts.detectors.together
+from alerts.detectors.together import named
 from alerts.engine import Engine, EngineState
 from alerts.groups import groups_of
 from alerts.judge import judge
 from alerts.lifecycle import AlertBook, Docket
 from alerts.rules import Rule
+from twin.catalog import AssetFacts
 from twin.model import InvalidRules, Sensor, Transition
 
 KIND = 'kind = "drainage.ponding_depth"\n'
@@ -197,6 +199,17 @@ def test_a_bridge_that_softens_is_told_from_one_that_warms(corrected: bool) -> N
         assert not any(50 <= (t.observed_at - T0) / (1440 * MINUTE) < 50.2 for t in told)
 
 
+def test_what_a_healthy_bridge_has_shown_is_no_open_alert_and_lasts_beyond_a_start() -> None:
+    city = catalog(Sensor("b", "acc.frequency", "signal.frequency", "Hz", statistic="frequency"))
+    text = '[[rule]]\nid = "soft"\nsensors = ["b/acc.frequency"]\ndetector = "spectrum"\nlevels = { yellow = 4 }\n'
+    engine = Engine(rules(text), city)
+    assert feed(engine, [(0, T0 + n * MINUTE, 4.0) for n in range(20)]) == []
+    assert not len(engine.levels()[0])
+    before = state_of(engine)
+    engine.settle([])
+    assert state_of(engine) == before
+
+
 def test_an_alert_of_several_sensors_names_the_most_unusual_and_marks_the_readings_of_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -210,7 +223,7 @@ def test_an_alert_of_several_sensors_names_the_most_unusual_and_marks_the_readin
     rows = [(c, T0 + n * MINUTE, float(values[n, c])) for n in range(900) for c in range(5)]
     judged = judge(rules(text), city, readings(rows))
     up, down = judged.transitions
-    assert (up.sensor, up.note) == (0, 4)
+    assert (up.sensor, named(up.note)[0]) == (0, 3)
     assert 600 <= (up.observed_at - T0) // MINUTE < 640
     assert 690 <= (down.observed_at - T0) // MINUTE < 730
     level, score = judged.level.reshape(5, 900), judged.score.reshape(5, 900)
@@ -223,6 +236,39 @@ def test_an_alert_of_several_sensors_names_the_most_unusual_and_marks_the_readin
     assert [Engine(rules(text), city).rules_on(n) for n in range(5)] == [[0]] * 5
     assert "loop/c3 most of all" in docket.events[0].message_en
     assert "loop/c3 最为异常" in docket.events[0].message_zh
+
+
+def test_a_district_may_be_judged_as_one_by_its_area_or_by_a_tag_and_its_alert_names_those_that_say_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    kind = "water.pressure"
+    dma = ("dma:1",) * 6 + ("dma:2", "")
+    sensors = [
+        Sensor(f"p{n}", "v", kind, "MPa", asset=f"n{n}", tags=(tag,) if tag else ()) for n, tag in enumerate(dma)
+    ]
+    city = catalog(*sensors, Sensor("p8", "v", kind, "MPa", tags=("area:南山区/粤海", "dma:2")))
+    city.describe({n: AssetFacts(f"m:n{n}", "福田区" if n < 5 else "", {}) for n in range(8)}, frozenset())
+    text = f'[[rule]]\nid = "r"\nkind = "{kind}"\ndetector = "anomaly"\nover = "OVER"\n'
+    by_area, by_tag = rules(text.replace("OVER", "area")), rules(text.replace("OVER", "tag:dma"))
+    every = np.arange(9, dtype=np.int32)
+    assert groups_of(by_area.rules[0], every, city).tolist() == [[0, 1, 2, 3, 4]]
+    assert groups_of(by_tag.rules[0], every, city).tolist() == [[0, 1, 2, 3, 4, 5], [6, 8, -1, -1, -1, -1]]
+    assert (by_area.attributes, by_tag.attributes) == (frozenset(), None)
+
+    draw = np.random.default_rng(5)
+    values = 0.3 + draw.normal(0, 0.01, (900, 1)) + draw.normal(0, 0.003, (900, 9))
+    values[600:700, [1, 2]] -= [0.03, 0.022]  # a burst between two of the six
+    rows = [(c, T0 + n * MINUTE, float(values[n, c])) for n in range(900) for c in range(9)]
+    judged = judge(by_tag, city, readings(rows))
+    up = next(t for t in judged.transitions if t.after)
+    assert 600 <= (up.observed_at - T0) // MINUTE < 640
+    assert (up.sensor, set(named(up.note)[:2])) == (0, {1, 2})
+    docket = Docket(AlertBook(), by_tag, 1, city, T0)
+    docket.judge(up)
+    one, two = (city.sensors[n].id for n in named(up.note)[:2])
+    assert f"{one} 最为异常，其次 {two}" in docket.events[0].message_zh
+    assert f"{one} most of all, then {two}" in docket.events[0].message_en
 
 
 @pytest.mark.parametrize(
@@ -238,6 +284,7 @@ def test_an_alert_of_several_sensors_names_the_most_unusual_and_marks_the_readin
         ('detector = "neighbours"\nwithin = "500m"\ncount = 2.5\nlevels = { blue = 1 }\n', "count"),
         ('detector = "spectrum"\nlearn = "1 week"\nlevels = { blue = 1 }\n', "learn"),
         ('detector = "anomaly"\nover = "city"\n', "over"),
+        ('detector = "anomaly"\nover = "tag:"\n', "over"),
         ('detector = "anomaly"\nmax_age = "1min"\n', "max_age"),
     ],
 )

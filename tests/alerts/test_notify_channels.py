@@ -8,6 +8,7 @@ import email.policy
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,7 +16,7 @@ import pytest
 
 from alerts.notify import dingtalk, feishu, wecom
 from alerts.notify.calls import HttpCall, Letter, Publication, of_status
-from alerts.notify.channels import CHANNELS
+from alerts.notify.channels import CHANNELS, answer
 from alerts.notify.notice import Notice, joined
 from alerts.notify.plan import NEEDS, Receiver, parse_plan
 from twin.model import SECOND, parse_time
@@ -183,6 +184,9 @@ def test_several_notices_become_one_in_which_the_last_word_counts() -> None:
     one = joined([notice(alert(1)), notice(alert(2, "red")), notice(alert(1, state="cleared"), kind="resolved")])
     assert [(a["id"], a["state"]) for a in one.alerts] == [("a2", "active_unacknowledged"), ("a1", "cleared")]
     assert (one.level, one.kind) == ("red", "update")
+    # They come the worst first, which is not the order in which things happened.
+    over = replace(notice(alert(1, "red", state="cleared"), kind="resolved"), at=AT + SECOND)
+    assert [a["state"] for a in joined([over, notice(alert(1, "blue"))]).alerts] == ["cleared"]
 
 
 @pytest.mark.parametrize(
@@ -204,3 +208,4 @@ def test_what_a_chats_answer_means_is_in_its_number() -> None:
     assert feishu.answer(200, b'{"code":0,"msg":"success"}').is_sent
     assert feishu.answer(200, b"<html>").may_retry
     assert dingtalk.answer(502, b"").may_retry
+    assert answer("feishu", 429, b"", {"retry-after": "30"}).wait_s == 30

@@ -210,3 +210,26 @@ def test_quiet_hours_end_and_never_hold_red() -> None:
     assert night.until(parse_time("2026-09-28T06:59:59+08:00"), 3) == parse_time("2026-09-28T07:00:00+08:00")
     assert night.until(parse_time("2026-09-28T12:00:00+08:00"), 2) is None
     assert night.until(parse_time("2026-09-28T23:30:00+08:00"), 4) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ('{"zone": null}', "file, zone: must not be null"),
+        ('{"receiver": {"a": {"type": "mqtt", "title": null}}}', "receiver.a, title: must not be null"),
+        ('{"route": [{"receivers": ["a"], "box": null}]}', "route 1, box: must not be null"),
+        ('{"route": [{"receivers": ["a", null]}]}', "route 1, receivers 2: must not be null"),
+        ('{"person": {"p": {"name": "\\ud800"}}}', "person.p, name: holds half a character"),
+    ],
+)
+def test_json_that_could_not_be_kept_as_toml_is_refused_with_its_place(body: str, place: str) -> None:
+    with pytest.raises(InvalidPlan) as refused:
+        parse_json(body)
+    assert any(str(problem).startswith(place) for problem in refused.value.problems), refused.value.problems
+
+
+@pytest.mark.parametrize("address", ["a@[", "张@例子.中国", "a(@x", "a:b@c", "a@b@c", "@b", "a@-"])
+def test_a_mail_address_that_cannot_be_written_to_is_refused_before_it_is_needed(address: str) -> None:
+    mail = f'[receiver.m]\ntype = "mail"\nhost = "h"\nfrom = "x@y"\nto = ["desk+night@a-b.example", "{address}"]\n'
+    assert any("to: must be a mail address" in mistake for mistake in mistakes(mail))
+    assert any("must be a mail address" in mistake for mistake in mistakes(f'[person.p]\nmail = "{address}"\n'))

@@ -122,6 +122,19 @@ def test_a_snapshot_of_a_group_does_not_serve_once_a_reading_came_for_a_time_it_
     assert raised.observed_at - START == 2 * MINUTE
 
 
+@pytest.mark.parametrize("restart", [-1, 3])
+def test_a_sensor_far_behind_its_neighbours_is_held_against_what_they_showed_at_its_time(restart: int) -> None:
+    """Further behind than a group remembers, after a snapshot."""
+    others = [(s, m, 3.0) for m in range(50) for s in (0, 2)]
+    behind: list[Reading] = [(1, m, 30.0 if m in (7, 8, 21, 30) else 3.0) for m in range(40)]
+    batches = [others, behind[:4], [], behind[4:]]
+    got = run(batches, restart, rules=RULES, city=city)
+    expected = run([sorted([*others, *behind], key=lambda r: r[1])], rules=RULES, city=city)
+    told = [e for e in expected.events if (e.rule, e.sensor) == ("off-neighbours", "d1/depth")]
+    assert [(e.observed_at - START) // MINUTE for e in told if e.transition == "raised"] == [7, 21, 30]
+    assert compared(got.events) == compared(expected.events)
+
+
 def test_a_message_with_all_members_goes_the_fast_way_and_a_late_member_corrects_with_retroactive_events() -> None:
     both = [[(0, m, 30.0), (1, m, 3.0)] for m in range(3)]
     told = [e for e in run(both, rules=RULES, city=city).events if e.rule == "off-model"]

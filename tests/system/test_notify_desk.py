@@ -10,11 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from twin.model import HOUR, MINUTE, SECOND, Alert, AlertEvent, AlertState, Counts, Micros, Outcome, Readings
+from tests.conftest import until
+from twin.model import DAY, HOUR, MINUTE, SECOND, Alert, AlertEvent, AlertState, Counts, Micros, Outcome, Readings
 from twin.notifying import Notifier
 from twin.store import following, rows
 from twin.store import notify as store
 from twin.store.migrate import migrate
+from twin.store.upkeep import Upkeep
 from twin.store.writer import Writer
 
 pytestmark = pytest.mark.system
@@ -445,3 +447,82 @@ def test_a_plan_keeps_its_versions_and_its_secrets_apart(town: Town) -> None:
     assert other.plan.receivers["desk"].options["secret"] == "geheim"
     with psycopg.connect(town.dsn) as connection:
         assert connection.execute("select count(*) from notify_plans where text like '%geheim%'").fetchone() == (0,)
+
+
+def test_of_several_routes_that_take_an_alert_each_keeps_its_own_times(town: Town) -> None:
+    town.plan(
+        f"[receiver.platform]\n{HOOK}[receiver.desk]\n{HOOK}[receiver.chief]\n{HOOK}"
+        '[[route]]\nreceivers = ["platform"]\ncontinue = true\nescalate_after = "never"\nrepeat = "never"\n'
+        '[[route]]\nreceivers = ["desk"]\nescalate = ["chief"]\nescalate_after = "2min"\nrepeat = "15min"\n'
+    )
+    town.tell("a", level="orange")
+    town.go(11 * SECOND)
+    town.go(2 * MINUTE)
+    assert town.told()[2:] == [("chief", "escalation", ["a"])]
+    town.go(15 * MINUTE)
+    assert town.told()[3:] == [("desk", "repeat", ["a"])]
+
+
+def test_the_end_of_one_is_no_all_clear_while_others_of_a_merged_incident_stand(town: Town) -> None:
+    town.connection.execute(INCIDENTS)
+    town.plan()
+    for id_, incident in (("a", "i-1"), ("b", "i-2")):
+        town.tell(id_)
+        town.connection.execute("insert into incident_alerts values (%s, %s, now(), '{}')", (id_, incident))
+    town.go(20 * SECOND)
+    town.connection.execute("update incident_alerts set incident = 'i-2'")
+    town.go(10 * MINUTE)
+    town.tell("b", "cleared")
+    town.go(20 * SECOND)
+    assert town.told()[2:] == [("desk", "update", ["b"])]
+    assert town.content()["active"] == 1
+    town.tell("a", "cleared")
+    town.go(20 * SECOND)
+    assert town.told()[3:] == [("desk", "resolved", ["a"])]
+
+
+def test_what_is_over_before_it_is_told_is_on_record_for_who_wants_no_ends(town: Town) -> None:
+    town.plan(PLAN.replace("[receiver.desk]\n", "[receiver.desk]\nresolved = false\n"))
+    town.tell("a")
+    town.go(3 * SECOND)
+    town.tell("a", "cleared")
+    town.go(MINUTE)
+    assert town.told("lapsed") == town.told() == [("desk", "resolved", ["a"])]
+    assert "over before it was told" in town.row()["reason"]
+
+
+def test_old_deliveries_go_but_not_of_what_stands_or_waits(town: Town) -> None:
+    town.plan()
+    for id_ in "abc":
+        town.tell(id_)
+    town.go(MINUTE)
+    town.sent()
+    town.tell("a", "cleared")
+    town.tell("b", "shelved", flags=("shelved",))
+    town.tell("c", "cleared")
+    town.go(MINUTE)
+    assert town.told() == [("desk", "alert", [id_]) for id_ in "abc"] + [("desk", "resolved", [id_]) for id_ in "ac"]
+    with psycopg.connect(town.dsn) as connection:
+        connection.execute("update deliveries set state = 'dead' where kind = 'resolved' and 'a' = any(alerts)")
+    upkeep = Upkeep(town.dsn)
+    for days, left in ((399, 5), (401, 2)):
+        upkeep.look_after_partitions(NOW + days * DAY, {"deliveries": 400})
+        assert len(town.told()) == left
+    upkeep.close()
+    assert town.told() == [("desk", "alert", ["b"]), ("desk", "resolved", ["c"])]
+
+
+def test_a_message_that_cannot_be_made_fails_alone_and_its_receiver_goes_on(town: Town) -> None:
+    town.plan('[receiver.m]\ntype = "mail"\nhost = "127.0.0.1"\nfrom = "a@b"\nto = "c@d"\nbackoff = "10ms"\n')
+    del town.notifier.plan.receivers["m"].options["from"]  # type: ignore[attr-defined]
+    town.notifier.start()
+
+    def is_tried_again() -> bool:
+        town.at += MINUTE
+        return bool(town.row()["attempts"] >= 2)
+
+    try:
+        assert "KeyError" in town.notifier.test("m", None, "")["last_error"]
+        until(is_tried_again)
+    finally:
+        town.notifier.stop()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,10 +26,13 @@ import shapely
 from lxml import etree
 from paho.mqtt.enums import CallbackAPIVersion
 
+from alerts.notify.notice import Notice
+from alerts.notify.plan import parse_plan
 from alerts.notify.webhook import signature
 from tests.conftest import Cimtwin, empty_database, until
 from tests.far_side import Hook, Mailbox
 from twin.demo.run import import_district
+from twin.sending import deliver
 
 pytestmark = pytest.mark.system
 
@@ -73,7 +79,9 @@ def open_(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], Any]]:
 
 @pytest.fixture
 def city(cimtwin: Callable[..., Cimtwin]) -> Cimtwin:
-    made = cimtwin(CIMTWIN_NOTIFY_TOKEN="aus-der-umgebung")
+    made = cimtwin(
+        CIMTWIN_NOTIFY_TOKEN="aus-der-umgebung", CIMTWIN_NOTIFY_CHAT="http://127.0.0.1:9/send?key=geheim\u00e9"
+    )
     made.put_sensors(SENSORS)
     made.put_rules(RULES)
     return made
@@ -349,7 +357,7 @@ def test_the_plan_is_put_shown_without_secrets_and_refused_whole(
 
 
 def test_an_error_does_not_repeat_a_secret(city: Cimtwin) -> None:
-    put(city, '[receiver.chat]\ntype = "wecom"\nurl = "http://127.0.0.1:9/send?key=geheim\u00e9"\n' + route("chat"))
+    put(city, '[receiver.chat]\ntype = "wecom"\nurl = "env:CIMTWIN_NOTIFY_CHAT"\n' + route("chat"))
     given = city.post("/notify/test", {"receiver": "chat"}).json()
     assert given["attempts"] == 1
     assert given["last_error"]
@@ -460,3 +468,58 @@ def test_an_alert_of_a_replay_is_an_exercise_as_cap(city: Cimtwin) -> None:
 
     root = etree.fromstring(until(found).content)
     assert root.findtext("c:status", namespaces={"c": root.nsmap[None]}) == "Exercise"
+
+
+def test_alerts_that_join_a_message_on_its_second_try_are_told_under_another_id(
+    city: Cimtwin, open_: Callable[[Any], Any]
+) -> None:
+    hook = open_(Hook(503))
+    put(city, HURRY + webhook("few", hook.url, "per_minute = 600") + route("few"))
+    flood(city, *range(6))
+    until(lambda: any(len(request.json["alerts"]) > 1 for request in hook.seen))
+    flood(city, *range(6, 12))
+    until(lambda: len(deliveries(city)) == 12)
+    hook.answers = [200]
+    until(lambda: len(deliveries(city, state="sent")) == 12)
+    # As a receiver sees it that got them all, though its answers were lost, and drops what it has seen.
+    first = {request.headers["webhook-id"]: request.json["alerts"] for request in reversed(hook.seen)}
+    assert len({alert["id"] for alerts in first.values() for alert in alerts}) == 12
+
+
+class Dripping:
+    """An HTTP server that says `first` and then a byte now and then, until it is closed."""
+
+    def __init__(self, first: bytes) -> None:
+        self.over = threading.Event()
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
+        self.first = first
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self.socket.accept()
+            with connection:
+                connection.sendall(self.first)
+                while not self.over.wait(0.2):
+                    connection.sendall(b"x")
+
+    def close(self) -> None:
+        self.over.set()
+        self.socket.close()
+
+
+def test_a_receiver_that_drips_does_not_keep_its_worker_and_one_that_took_it_need_not_finish(
+    open_: Callable[[Any], Any],
+) -> None:
+    notice = Notice("test", "blue", "g", 0, (), 0)
+    for first, is_sent in (
+        (b"HTTP/1.1 503 later\r\nContent-Length: 9999\r\n\r\n", False),
+        (b"HTTP/1.1 200 o", False),
+        (b"HTTP/1.1 200 ok\r\nContent-Length: 9999\r\n\r\n", True),
+    ):
+        far = open_(Dripping(first))
+        plan = parse_plan(webhook("r", far.url, 'timeout = "1s"'))
+        begun = time.monotonic()
+        answer = deliver(plan.receivers["r"], notice, "id", 0, "")
+        assert (answer.is_sent, time.monotonic() - begun < 10) == (is_sent, True), first

@@ -15,6 +15,7 @@ from twin.city import Network
 from twin.model import NotFound
 from twin.network.branches import branches_of
 from twin.network.graph import Graph, Place, Sense
+from twin.network.nearest import nearest
 from twin.network.tracing import component, reach, trace
 
 
@@ -63,6 +64,32 @@ def test_a_trace_reaches_what_networkx_reaches_at_the_same_distances(net: Networ
     assert len(found.edge) == len(edges)
     assert np.all(np.diff(found.node_distance_m) >= 0)
     assert np.all(np.diff(found.edge_distance_m) >= 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(networks(), st.data())
+def test_the_nearest_of_many_places_are_those_at_the_shortest_distances_of_networkx(
+    net: Network, data: st.DataObject
+) -> None:
+    sense: Sense = data.draw(st.sampled_from(["downstream", "upstream", "both"]))
+    limit, most = data.draw(st.sampled_from([0.0, 2.5, 100.0])), data.draw(st.sampled_from([1, 2, 3, 16]))
+    nodes, graph = len(net.node), travelled(net, sense)
+    every = st.permutations(range(nodes + len(net.edge)))
+    at = data.draw(every)[: data.draw(st.integers(1, nodes + len(net.edge)))]
+    place, distance = nearest(Graph(net), np.array(at), sense, limit, most)
+    for n, a in enumerate(at):
+        ends = [a]
+        if a >= nodes:  # one leaves a pipe at the ends that it leads to, closed or not
+            s, t = int(net.start[a - nodes]), int(net.end[a - nodes])
+            is_one_way = net.direction[a - nodes] == 1 and sense != "both"
+            ends = [t if sense == "downstream" else s] if is_one_way else [s, t]
+        found: dict[int, float] = dict(nx.multi_source_dijkstra_path_length(graph, set(ends), cutoff=limit))
+        for tail, _, key in graph.edges(keys=True):
+            if tail in found:
+                found[nodes + key] = min(found[tail], found.get(nodes + key, math.inf))
+        others = sorted((found[b], k) for k, b in enumerate(at) if b in found and k != n)[: most - 1]
+        got = [(d / 1e6, k) for d, k in zip(distance[n].tolist(), place[n].tolist(), strict=True) if k >= 0]
+        assert got == [(0.0, n), *others]
 
 
 @pytest.mark.parametrize("loops", [0, 40])

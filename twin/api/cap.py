@@ -83,7 +83,7 @@ def router(service: ServiceView, networks: Networks) -> APIRouter:
         matter: cap.Matter, events: Sequence[AlertEvent], number: int | None, status: str
     ) -> Response:  # fmt: skip
         terms = service.notifier.plan.cap
-        messages = cap.chain(matter, cap.steps_of(events), terms, status)
+        messages = await run_in_threadpool(lambda: cap.chain(matter, cap.steps_of(events), terms, status))
         if not messages or (number is not None and number > len(messages)):
             raise NotFound(f"the chain has {len(messages)} messages / 共 {len(messages)} 条")
         message = messages[-1 if number is None else number - 1]
@@ -129,7 +129,7 @@ def router(service: ServiceView, networks: Networks) -> APIRouter:
             part = "" if merged is None else f": it is part of {merged} / 已并入 {merged}"
             raise NotFound(f"no alerts in an incident {id} / 事件 {id} 没有报警{part}")
         alerts = await reader.alerts_of(ids)
-        events = sorted([e for one in ids for e in await reader.alert_events(one)], key=lambda event: event.seq)
+        events = await reader.events_of(ids)
         shown = alerts[:AREA_ALERTS]
         places = "、".join(dict.fromkeys(alert.place or alert.id for alert in shown[:AREA_NAMES]))
         matter = cap.matter_of_incident(

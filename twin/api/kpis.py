@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from alerts.floods import SOURCE
+from alerts.holds import HELD
 from twin.api.errors import Invalid
 from twin.api.parameters import From, Limit, To, check_order, example, instant, json_answer, page
 from twin.api.view import ServiceView
@@ -60,7 +61,7 @@ def router(service: ServiceView) -> APIRouter:
         from_: From = None, to: To = None, chatter_s: Annotated[float, Query(gt=0, le=86_400)] = 600.0
     ) -> Response:
         start, end = _span(service, from_, to)
-        found = await figures(service.reader, start, end, round(chatter_s * SECOND))
+        found = await figures(service.reader, start, end, round(chatter_s * SECOND), HELD)
         settings = service.settings
         operators, hours = settings.operators, (end - start) / (60 * MINUTE)
         calls = sum(count for _, count in found.bins)

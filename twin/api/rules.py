@@ -233,9 +233,11 @@ def router(service: ServiceView) -> APIRouter:
 
     @routes.get(
         "/rules/without-limit",
-        summary="因设施缺少属性而没有限值的测点 / Sensors for which a rule finds no limit in the model",
-        description="`watched` 为假：该规则不监视该测点；为真：只缺部分级别。 / "
-        "`watched` false: the rule does not watch the sensor; true: only some of its levels are not there.",
+        summary="因设施缺少属性而没有限值、或不在管网中的测点 / Sensors for which a rule finds no limit, or no network",
+        description="`watched` 为假：该规则不监视该测点；为真：只缺部分级别。"
+        "`missing` 为 `along`：设施不在任何管网中，见 `why`。 / "
+        "`watched` false: the rule does not watch the sensor; true: only some of its levels are not there. Where "
+        "`missing` is `along`, its asset is in no network, as `why` says.",
         responses=example({"items": [_LACK], "next": None, "total": 1}),
     )
     async def without_limit(rule: Text = None, limit: Limit = 100, after: After = None) -> Response:
@@ -379,7 +381,8 @@ def _on_sensor(service: ServiceView, index: int) -> list[dict[str, Any]]:
     watching = {rule.id: rule for rule in service.rules_on(index)}
     alone = effective_on(rules, catalog, index)
     off = {place for place, sensors in alone.off if len(sensors)}
-    lacks = {lack.rule: lack for lack in alone.lacking}
+    lacks = {lack.rule: lack for lack in service.fitted.lacking if lack.sensor == index}
+    lacks |= {lack.rule: lack for lack in alone.lacking}
     chains = {place: chain for place, chain, sensors in alone.chains if len(sensors)}
     result = []
     for place, rule in enumerate(rules.rules):

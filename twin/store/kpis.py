@@ -6,6 +6,7 @@ those at which it was told, but for chatter, which is a matter of the measured t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 from twin.model import DAY, SECOND, Micros
@@ -19,6 +20,11 @@ LISTED: Final = 10
 
 _SPAN: Final = "at >= %(start)s and at < %(end)s"
 _CALLS: Final = f"{_SPAN} and transition in ('raised', 'escalated') and flags = '{{}}'"
+# What late data put into the place of an earlier telling is one raise and not two.
+_STANDS: Final = (
+    "not exists (select 1 from alert_events w where w.alert_id = e.alert_id and w.transition = 'withdrawn'"
+    " and w.replaces = e.id)"
+)
 _SUBJECT: Final = (
     "coalesce((select s.device || '/' || s.property from sensors s where s.id = {0}.sensor_id), {0}.asset)"
 )
@@ -34,9 +40,9 @@ class Counted(NamedTuple):
 
 class Figures(NamedTuple):
     """`bins`: calls for attention by ten minutes since the epoch, those with any; `by_level`: by the level told.
-    `chatter`: which rules raised `CHATTER` times within a short time, and how often so. `stale`, `standing`: active at
-    the span's end, for more than a day, and in all. `acknowledged_s`: 50th and 90th percentile. `verdicts`: by rule,
-    false alarms and confirmed ones."""
+    `chatter`: which rules raised `CHATTER` times within a short time, and how often so. `stale`: active at the end of
+    the span for more than a day and not held back; `standing`: all that are active then. `acknowledged_s`: 50th and
+    90th percentile, of `raised` that were not held back. `verdicts`: by rule, false alarms and confirmed ones."""
 
     bins: list[tuple[int, int]]
     by_level: dict[int, int]
@@ -52,8 +58,10 @@ class Figures(NamedTuple):
     verdicts: list[tuple[str, int, int]]
 
 
-async def figures(reader: Reader, start: Micros, end: Micros, chatter_within: Micros) -> Figures:
-    """All of them for [start, end)."""
+async def figures(
+    reader: Reader, start: Micros, end: Micros, chatter_within: Micros, held_flags: Collection[str]
+) -> Figures:
+    """All of them for [start, end). `held_flags`: those that keep an alert from being told."""
     given: dict[str, object] = {
         "start": moment(start), "end": moment(end), "within": chatter_within / SECOND, "times": CHATTER - 1,
         "stale": moment(end - STALE), "listed": LISTED,
@@ -71,7 +79,7 @@ async def figures(reader: Reader, start: Micros, end: Micros, chatter_within: Mi
         "select rule, subject, n, count(*) over () from (select rule, sensor_id, asset,"
         f" {_SUBJECT.format('r')} as subject, count(*) as n from (select rule, sensor_id, asset, observed_at,"
         " lag(observed_at, %(times)s) over (partition by rule, sensor_id, asset order by observed_at, seq) as before"
-        f" from alert_events where {_SPAN} and transition = 'raised') r"
+        f" from alert_events e where {_SPAN} and transition = 'raised' and {_STANDS}) r"
         " where observed_at - before <= make_interval(secs => %(within)s) group by rule, sensor_id, asset) c"
         " order by n desc, rule, subject limit %(listed)s",
         given,
@@ -80,18 +88,23 @@ async def figures(reader: Reader, start: Micros, end: Micros, chatter_within: Mi
         "raised_at < %(end)s and (cleared_at is null and state <> 'cleared' or cleared_at >= %(end)s)"
         " and not 'withdrawn' = any(flags)"
     )
+    held = (
+        "coalesce((select k.flags from alert_events k where k.alert_id = a.id and k.at < %(end)s order by k.seq desc"
+        " limit 1), a.flags) && %(held)s"
+    )
     stale = await reader.ask(
         f"select rule, {_SUBJECT.format('a')}, floor(extract(epoch from %(end)s - raised_at) / 3600)::bigint,"
-        f" count(*) over () from alerts a where {stands} and raised_at < %(stale)s order by raised_at, id"
-        " limit %(listed)s",
-        given,
+        f" count(*) over () from alerts a where {stands} and raised_at < %(stale)s and not {held}"
+        " order by raised_at, id limit %(listed)s",
+        given | {"held": sorted(held_flags)},
     )
     standing = await reader.ask(f"select count(*) from alerts where {stands}", given)
     acknowledged = await reader.ask(
         "select count(took), percentile_cont(0.5) within group (order by took),"
         " percentile_cont(0.9) within group (order by took), count(*) from (select extract(epoch from"
         " (select min(k.at) from alert_events k where k.alert_id = e.alert_id and k.transition = 'acknowledged'"
-        f" and k.seq > e.seq) - e.at)::float8 as took from alert_events e where {_SPAN} and transition = 'raised') t",
+        " and k.seq > e.seq) - e.at)::float8 as took from (select distinct on (alert_id) alert_id, seq, at"
+        f" from alert_events where {_SPAN} and transition = 'raised' and flags = '{{}}' order by alert_id, seq) e) t",
         given,
     )
     verdicts = await reader.ask(

@@ -136,9 +136,18 @@ def groups(connection: Connection, keys: Sequence[str], pending: Sequence[str]) 
     }
     active: dict[str, int] = dict(
         connection.execute(
-            "select group_key, count(*) from notify_watched where group_key = any(%s) and told_active"
-            " and alert <> all(%s) group by 1",
-            (list(keys), list(pending)),
+            # By the incident that an alert is in now, which may have taken in the one that it was told with.
+            "select 'incident:' || i.incident, count(*) from incident_alerts i join notify_watched w"
+            " on w.alert = i.alert_id where i.incident = any(%(incidents)s) and w.told_active"
+            " and w.alert <> all(%(pending)s) group by 1"
+            " union all select w.group_key, count(*) from notify_watched w where w.group_key = any(%(keys)s)"
+            " and w.told_active and w.alert <> all(%(pending)s)"
+            " and not exists (select 1 from incident_alerts i where i.alert_id = w.alert) group by 1",
+            {
+                "incidents": [key.removeprefix("incident:") for key in keys],
+                "keys": list(keys),
+                "pending": list(pending),
+            },
         ).fetchall()
     )
     return {key: Group(*told.get(key, (None, 0)), active.get(key, 0)) for key in keys}
@@ -202,13 +211,13 @@ _DELIVERY: Final = (
 def reached(connection: Connection, ids: Sequence[str]) -> dict[str, set[str]]:
     """By alert, the receivers that were told of it, or are about to be."""
     found: defaultdict[str, set[str]] = defaultdict(set)
-    for receiver, several in connection.execute(
-        "select receiver, alerts from deliveries where alerts && %s and state in ('waiting', 'sent', 'dead')"
-        " and kind <> %s",
+    for id_, receiver in connection.execute(
+        # One by one: of thousands together the planner reads all deliveries, and holds each against all of them.
+        "select i.id, d.receiver from unnest(%s::text[]) as i(id) cross join lateral (select receiver from deliveries"
+        " where alerts @> array[i.id] and state in ('waiting', 'sent', 'dead') and kind <> %s offset 0) d",
         (list(ids), REFRESH),
     ):
-        for id_ in several:
-            found[id_].add(receiver)
+        found[id_].add(receiver)
     return found
 
 
@@ -218,8 +227,10 @@ def held(connection: Connection, at: Micros, ids: Sequence[str], keys: Sequence[
         HeldBack(id_, receiver, kind, stage, group, tuple(several), rows.instant(next_at))
         for id_, receiver, kind, stage, group, several, next_at in connection.execute(
             "select id, receiver, kind, (content->>'stage')::int, group_key, alerts, next_at from deliveries"
-            " where state = 'held' and (next_at <= %s or alerts && %s or group_key = any(%s)) order by number",
-            (rows.moment(at), list(ids), list(keys)),
+            " where state = 'held' and (next_at <= %s or group_key = any(%s) or number in (select d.number from"
+            " unnest(%s::text[]) as i(id) cross join lateral (select number from deliveries where alerts @> array[i.id]"
+            " and state = 'held' offset 0) d)) order by number",
+            (rows.moment(at), list(keys), list(ids)),
         )
     ]
 
@@ -321,8 +332,9 @@ def sent_lately(connection: Connection, receiver: str, since: Micros) -> list[Mi
     return [
         rows.instant(row[0]) or 0
         for row in connection.execute(
-            "select distinct sent_at from deliveries where receiver = %s and sent_at >= %s order by 1",
-            (receiver, rows.moment(since)),
+            "select distinct sent_at from deliveries where receiver = %(receiver)s and sent_at >= %(since)s"
+            " and changed_at >= %(since)s order by 1",
+            {"receiver": receiver, "since": rows.moment(since)},
         )
     ]
 
@@ -371,8 +383,12 @@ def dead(connection: Connection, id_: str) -> Outgoing | None:
 
 def numbers(connection: Connection) -> dict[str, int]:
     """How many deliveries are waiting, held, dead."""
+    # One question each, so that each is answered by its own small index and not by reading all that was ever sent.
     found = connection.execute(
-        "select state, count(*) from deliveries where state in ('waiting', 'held', 'dead') group by 1"
+        " union all ".join(
+            f"select '{state}', count(*) from deliveries where state = '{state}'"
+            for state in ("waiting", "held", "dead")
+        ).encode()
     ).fetchall()
     return {state: int(number) for state, number in found}
 

@@ -380,6 +380,13 @@ class Reader:
         )
         return [rows.event(row) for row in found]
 
+    async def events_of(self, ids: Sequence[str]) -> list[AlertEvent]:
+        """The whole histories of alerts, in the order they were told."""
+        found = await self._rows(
+            f"select {rows.EVENT_COLUMNS} from alert_events e where e.alert_id = any(%s) order by e.seq", (list(ids),)
+        )
+        return [rows.event(row) for row in found]
+
     async def events_after(self, seq: int, limit: int) -> list[AlertEvent]:
         """The first `limit` alert events with a higher number than `seq`, in order."""
         found = await self._rows(

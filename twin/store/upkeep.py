@@ -26,6 +26,11 @@ LEVELS: Final = (
 # The quarantine's bound [E]: beyond it the refusals that came last longest ago go. The counters keep counting them.
 QUARANTINE_ROWS: Final = 100_000
 QUARANTINE_BYTES: Final = 1 << 30
+# What nobody waits for any more. Who was told of an alert that still stands has to hear its end, so that stays.
+_OLD_DELIVERIES: Final = (
+    "delete from deliveries d where changed_at < %s and state in ('sent', 'dead', 'lapsed')"
+    " and not exists (select 1 from notify_watched w where w.alert = any(d.alerts))"
+)
 _ORIGIN: Final = "timestamptz '2000-01-01 00:00:00+00'"
 
 
@@ -226,7 +231,7 @@ class Upkeep:
 
     def look_after_partitions(self, now: Micros, keep: dict[str, float]) -> list[str]:
         """Make the coming days' partitions and drop what is older than `keep` says (table: days, 0 = for ever; tables
-        `readings`, `waveform_blocks`, `readings_1m`); returns what was dropped."""
+        `readings`, `waveform_blocks`, `readings_1m`, `deliveries`); returns what was dropped."""
         dropped: list[str] = []
         with translated():
             connection = self.connection
@@ -237,7 +242,10 @@ class Upkeep:
                 if not days:
                     continue
                 before = now - round(days * DAY)
-                if table == "readings_1m" and not self.is_timescale:
+                if table == "deliveries":
+                    gone = connection.execute(_OLD_DELIVERIES.encode(), (moment(before),)).rowcount
+                    dropped += [f"{gone} rows of deliveries"] if gone else []
+                elif table == "readings_1m" and not self.is_timescale:
                     gone = connection.execute("delete from readings_1m where bucket < %s", (moment(before),)).rowcount
                     dropped += [f"{gone} rows of readings_1m"] if gone else []
                 else:

@@ -1,8 +1,24 @@
 /** The service's HTTP interface, and the token for it and the WebSocket. */
 import { ref } from 'vue'
-import type { Alert, AlertEvent, Bucket, Kind, Quality, Reading, Replay, ReplayRequest, Sensor, Text } from './model'
+import type {
+  Action,
+  Alert,
+  AlertEvent,
+  Bucket,
+  Hold,
+  Incident,
+  Kind,
+  Quality,
+  Reading,
+  Replay,
+  ReplayRequest,
+  Sensor,
+  Text,
+  WholeIncident,
+} from './model'
 
 const PAGE = 1000
+const HOLDS_MOST = 2000
 const TOKEN = 'cimtwin.token'
 
 /** Set when the service has refused for want of a (right) token. */
@@ -15,12 +31,14 @@ export function setToken(value: string): void {
   isTokenWanted.value = false
 }
 
-/** `status` 0: the service was not reached. `title` and `detail` are "English / 中文" as the service writes them. */
+/** `status` 0: the service was not reached. `title`, `detail` and `problems` (where several things are wrong, each) are
+ * "English / 中文" as the service writes them. */
 export class ApiError extends Error {
   constructor(
     readonly status: number,
     readonly title: string,
     readonly detail: string,
+    readonly problems: { field: string; text: string }[] = [],
   ) {
     super(detail || title)
   }
@@ -36,6 +54,11 @@ export function address(path: string, query: Query = {}): URL {
   return url
 }
 
+let ahead = 0
+
+/** The time by the service's clock, to the second: what people give an end is ended by that one. */
+export const serviceTime = (): number => Date.now() + ahead
+
 async function call<T>(path: string, query: Query = {}, init: RequestInit = {}): Promise<T> {
   const headers = new Headers(init.headers)
   headers.set('Accept', 'application/json')
@@ -47,10 +70,12 @@ async function call<T>(path: string, query: Query = {}, init: RequestInit = {}):
   } catch (error) {
     throw new ApiError(0, 'not reached / 无法连接', error instanceof Error ? error.message : String(error))
   }
+  const told = Date.parse(response.headers.get('Date') ?? '')
+  if (!Number.isNaN(told)) ahead = told - Date.now()
   if (response.ok) return (await response.json()) as T
   if (response.status === 401) isTokenWanted.value = true
   const problem = await response.json().catch(() => ({}))
-  throw new ApiError(response.status, problem.title ?? response.statusText, problem.detail ?? '')
+  throw new ApiError(response.status, problem.title ?? response.statusText, problem.detail ?? '', problem.problems)
 }
 
 function post<T>(path: string, body: unknown): Promise<T> {
@@ -145,10 +170,44 @@ export const getAlertsOf = async (sensor: string, from: number, to: number): Pro
 export const getAlert = (id: string): Promise<Alert & { events: AlertEvent[] }> =>
   call<Alert & { events: AlertEvent[] }>(`alerts/${encodeURIComponent(id)}`)
 
-export type Action = 'acknowledge' | 'note' | 'close'
+/** `until` is for shelving, `to` for assigning. */
+export const act = (
+  alertId: string,
+  action: Action,
+  by: string,
+  note: string,
+  more: { until?: string; to?: string } = {},
+): Promise<Alert> =>
+  post<Alert>(`alerts/${encodeURIComponent(alertId)}/actions`, { action, by: by || null, note: note || null, ...more })
 
-export const act = (alertId: string, action: Action, by: string, note: string): Promise<Alert> =>
-  post<Alert>(`alerts/${encodeURIComponent(alertId)}/actions`, { action, by: by || null, note: note || null })
+export const getIncident = (id: string): Promise<WholeIncident> =>
+  call<WholeIncident>(`incidents/${encodeURIComponent(id)}`)
+
+/** `incidents` to merge into it, `alerts` to split off. */
+export const actOnIncident = (
+  id: string,
+  action: 'confirm' | 'note' | 'close' | 'merge' | 'split',
+  by: string,
+  note: string,
+  more: { incidents?: string[]; alerts?: string[] } = {},
+): Promise<Incident & { split_off?: string }> =>
+  post(`incidents/${encodeURIComponent(id)}/actions`, { action, by: by || null, note: note || null, ...more })
+
+/** Those in force and to come, newest first. */
+export const getHolds = async (): Promise<Hold[]> => (await list<Hold>('holds', { state: 'standing' }, HOLDS_MOST)).items
+
+export interface NewHold {
+  kind: 'silence'
+  matchers: Record<string, string[]>
+  until: string
+  by: string | null
+  note: string | null
+}
+
+export const beginHold = (hold: NewHold): Promise<Hold> => post<Hold>('holds', hold)
+
+export const endHold = (id: string, by: string, note: string): Promise<Hold> =>
+  call<Hold>(`holds/${encodeURIComponent(id)}`, { by: by || null, note: note || null }, { method: 'DELETE' })
 
 export const createReplay = (request: ReplayRequest): Promise<Replay> => post<Replay>('replays', request)
 

@@ -16,6 +16,10 @@ export const clock = (t: number): string => {
 
 export const moment = (t: number): string => `${day(t)} ${clock(t)}`
 
+/** Hours and minutes, with the day where it is another one. */
+export const shortly = (t: number): string =>
+  day(t) === day(Date.now()) ? clock(t).slice(0, 5) : moment(t).slice(5, 16)
+
 /** A text with its UTC times (`2026-07-01T08:00:00Z`) as `moment` tells them. */
 export const local = (text: string): string =>
   text.replace(/\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\b/g, (utc) => {

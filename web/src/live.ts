@@ -424,6 +424,10 @@ function fromEvent(event: AlertEvent): ShownAlert {
     peak_level: level,
     state: event.state,
     flags: event.flags ?? [],
+    suppressed_by: [],
+    shelved_until: null,
+    assignee: null,
+    verdict: null,
     since: observed_at,
     raised_at: observed_at,
     cleared_at: null,
@@ -433,6 +437,7 @@ function fromEvent(event: AlertEvent): ShownAlert {
     place: { ...event.place, name: event.asset ?? event.sensor?.split('/')[0] ?? null },
     instruction: { zh: '', en: '' },
     message: event.message,
+    ...event.detail,
     raised: Date.parse(observed_at),
     arrived: Date.now(),
   }
@@ -441,7 +446,8 @@ function fromEvent(event: AlertEvent): ShownAlert {
 /** The alert after one more event. */
 function changed(alert: ShownAlert, event: AlertEvent): ShownAlert {
   const { level, state, value, threshold, message, observed_at } = event
-  const now: ShownAlert = { ...alert, level, state, value, threshold, message, flags: event.flags ?? alert.flags }
+  const flags = event.flags ?? alert.flags
+  const now: ShownAlert = { ...alert, level, state, value, threshold, message, flags, ...event.detail }
   if (rank(level) > rank(alert.peak_level)) now.peak_level = level
   if (event.transition === 'cleared') now.cleared_at = observed_at
   else if (state.startsWith('active')) now.cleared_at = null

@@ -49,6 +49,8 @@ export interface Kind {
   en: string
 }
 
+export type Verdict = 'confirmed' | 'false_alarm'
+
 export type AlertState = 'active_unacknowledged' | 'active_acknowledged' | 'cleared_unacknowledged' | 'cleared'
 
 export interface Alert {
@@ -63,6 +65,11 @@ export interface Alert {
   peak_level: Level
   state: AlertState
   flags: string[]
+  /** What suppresses it: `silence:ID` and the like, or `alert:ID`. */
+  suppressed_by: string[]
+  shelved_until: string | null
+  assignee: string | null
+  verdict: Verdict | null
   since: string
   raised_at: string
   cleared_at: string | null
@@ -72,6 +79,8 @@ export interface Alert {
   place: { lon: number | null; lat: number | null; name: string | null }
   instruction: Text
   message: Text
+  /** Of one that is asked for; null until it is in one. */
+  incident?: string | null
 }
 
 export interface AlertEvent {
@@ -99,6 +108,8 @@ export interface AlertEvent {
   by?: string | null
   note?: string | null
   flags?: string[]
+  /** What the event changed beside state, level and flags. */
+  detail?: Partial<Pick<Alert, 'suppressed_by' | 'shelved_until' | 'assignee' | 'verdict'>> | null
 }
 
 /** Alerts that belong together. */
@@ -108,10 +119,49 @@ export interface Incident {
   level: Level
   title: Text
   opened_at: string
+  closed_at: string | null
   root: string | null
+  probable_cause: Cause | null
+  other_causes: Cause[]
   reasons: (Text & { alerts: number })[]
   alert_count: number
+  active_count: number
+  unacknowledged_count: number
+  held_count: number
   alert_ids: string[]
+  asset_count: number
+  place: { lon: number | null; lat: number | null; name: string | null }
+  confirmed: { by: string | null; at: string } | null
+  ended_by_hand: boolean
+  merged_into: string | null
+}
+
+/** An alert that explains others of its incident, and how many. */
+export interface Cause {
+  alert: string
+  what: Text
+  since: string
+  explains: number
+  place: { lon: number | null; lat: number | null; name: string }
+}
+
+/** One that is asked for. `how` an alert came into it: `first`, `same`, `cause`, `near`, `along`, `hand`. */
+export interface WholeIncident extends Incident {
+  alerts: (Alert & { why: { how: string; by: string | null } })[]
+  history: { at: string; what: string; alert: string | null; by: string | null; note: string | null }[]
+}
+
+/** What holds alerts back: a silence and its like, a shelf, or a point out of service. */
+export interface Hold {
+  id: string
+  kind: 'silence' | 'maintenance' | 'mute' | 'suppress' | 'shelve' | 'out_of_service'
+  state: 'pending' | 'active' | 'waiting' | 'ended'
+  matchers: Record<string, string[]>
+  times: { months?: number[]; weekdays?: number[]; hours?: string[]; time_zone?: string } | null
+  from: string
+  until: string | null
+  by: string | null
+  note: string | null
 }
 
 /** Whether alerts come faster than people can take them in; `rate`: in the last ten minutes. */
@@ -175,7 +225,50 @@ export const isActive = (alert: { state: AlertState }): boolean => alert.state.s
 export const isAcknowledgeable = (alert: { state: AlertState; flags: string[] }): boolean =>
   alert.state.endsWith('_unacknowledged') && !alert.flags.includes('latched')
 
+export type Action =
+  | 'acknowledge'
+  | 'assign'
+  | 'shelve'
+  | 'unshelve'
+  | 'out_of_service'
+  | 'return_to_service'
+  | 'confirm'
+  | 'false_alarm'
+  | 'note'
+  | 'close'
+
+/** Whether the service would do it to an alert as it stands; it has the last word. */
+export function isAllowed(action: Action, alert: Alert): boolean {
+  const has = (flag: string) => alert.flags.includes(flag)
+  const isOpen = alert.state !== 'cleared'
+  switch (action) {
+    case 'acknowledge':
+      return isAcknowledgeable(alert)
+    case 'assign':
+      return isOpen
+    case 'shelve':
+      return isOpen && !has('shelved')
+    case 'unshelve':
+      return isOpen && has('shelved')
+    case 'out_of_service':
+      return isOpen && !has('out_of_service')
+    case 'return_to_service':
+      return isOpen && has('out_of_service')
+    case 'confirm':
+      return alert.verdict !== 'confirmed' && !has('withdrawn')
+    case 'false_alarm':
+      return alert.verdict !== 'false_alarm' && !has('withdrawn')
+    case 'note':
+      return true
+    case 'close':
+      return alert.state === 'cleared_unacknowledged'
+  }
+}
+
 /** Why nobody is to be disturbed by an alert, if anything holds it back. */
 export const heldBy = (alert: { flags: string[] }): string | undefined => alert.flags.find((flag) => HELD.has(flag))
+
+/** All of what holds it back. */
+export const allHeldBy = (alert: { flags: string[] }): string[] => alert.flags.filter((flag) => HELD.has(flag))
 
 const HELD = new Set(['shelved', 'suppressed', 'out_of_service', 'chattering'])

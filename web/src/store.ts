@@ -1,17 +1,34 @@
 /** What the page shows: its mode, what is chosen, and what the service told, for whichever component needs it. */
 import { computed, reactive, ref, shallowRef, watch } from 'vue'
-import { ApiError, getKinds, getReplay, getRules, getSensors, isTokenWanted, type Rule } from './api'
+import { ApiError, getHolds, getIncident, getKinds, getReplay, getRules, getSensors, isTokenWanted, type Rule } from './api'
 import { local } from './format'
 import { half, i18n } from './i18n'
 import { Feed, type ShownAlert } from './live'
-import { isActive, LEVELS, rank, type Incident, type Kind, type Level, type Locale, type Reading, type Replay, type Sensor, type Theme } from './model'
+import {
+  isActive,
+  LEVELS,
+  rank,
+  type Hold,
+  type Incident,
+  type Kind,
+  type Level,
+  type Locale,
+  type Reading,
+  type Replay,
+  type Sensor,
+  type Theme,
+  type WholeIncident,
+} from './model'
 
 const THEME = 'cimtwin.theme'
 const EVERYWHERE: [number, number, number, number] = [-180, -90, 180, 90]
 const NEW_MS = 10_000
 const SILENT_INTERVALS = 3
 const RELOAD_MS = 30_000
+const HOLDS_MS = 30_000
+const INCIDENT_MS = 1000 // one that grows is not asked for more often
 const STATE = /\b(?:active_acknowledged|active_unacknowledged|cleared_unacknowledged|cleared$)/g // as the service names them
+const DONE = /\b(?:shelved|out_of_service|confirmed|false_alarm)\b/g
 
 export const ui = reactive({
   theme: (localStorage.getItem(THEME) === 'light' ? 'light' : 'dark') as Theme,
@@ -20,6 +37,7 @@ export const ui = reactive({
   sensor: null as string | null,
   alert: null as string | null,
   incident: null as string | null,
+  isHoldsOpen: false,
 })
 
 export const locale = computed<Locale>(() => i18n.global.locale.value)
@@ -56,8 +74,10 @@ export async function load(): Promise<void> {
 /** An error of the service in the page's language. */
 export function said(error: unknown): string {
   if (!(error instanceof ApiError)) return String(error)
-  const text = half((error.status !== 0 && error.detail) || error.title, locale.value)
-  return text.replace(STATE, (state) => i18n.global.t(`state.${state}`))
+  const { t } = i18n.global
+  const several = error.problems.map(({ field, text }) => `${field} ${half(text, locale.value)}`.trim())
+  const text = several.join('; ') || half((error.status !== 0 && error.detail) || error.title, locale.value)
+  return text.replace(STATE, (state) => t(`state.${state}`)).replace(DONE, (word) => t(`alert.transition.${word}`))
 }
 
 // Feeds
@@ -140,11 +160,73 @@ export const incidents = computed<Incident[]>(() =>
     .sort((a, b) => rank(b.level) - rank(a.level) || (a.opened_at < b.opened_at ? 1 : -1)),
 )
 
+/** The incident chosen as it was last asked for: with its alerts, also where it is over. */
+const asked = shallowRef<WholeIncident | null>(null)
+export const wholeIncident = computed(() =>
+  ui.mode === 'live' && asked.value?.id === ui.incident ? asked.value : null,
+)
+/** Why it could not be read. */
+export const incidentError = ref('')
+const told = computed(() => (ui.incident === null ? undefined : feed.value?.incidents.value.get(ui.incident)))
+export const incident = computed<Incident | null>(() => told.value ?? wholeIncident.value)
+let question = 0
+let again: number | undefined
+
+export async function readIncident(): Promise<void> {
+  const mine = ++question
+  window.clearTimeout(again)
+  again = undefined
+  incidentError.value = ''
+  const id = ui.incident
+  if (id === null) return
+  try {
+    const found = await getIncident(id)
+    if (mine !== question) return
+    asked.value = found
+    if (found.merged_into) ui.incident = found.merged_into
+  } catch (error) {
+    if (mine === question) incidentError.value = i18n.global.t('loadFailed', { detail: said(error) })
+  }
+}
+
 /** The alerts of the incident chosen; null where none is. */
-export const ofIncident = computed(() => {
-  const chosen = incidents.value.find((incident) => incident.id === ui.incident)
-  return chosen ? new Set(chosen.alert_ids) : null
-})
+export const ofIncident = computed(() => (incident.value ? new Set(incident.value.alert_ids) : null))
+
+/** The sensors of its open alerts. */
+export const sensorsOfIncident = computed(
+  () =>
+    new Set(
+      alerts.value.flatMap((alert) =>
+        alert.sensor !== null && alert.state !== 'cleared' && ofIncident.value?.has(alert.id) ? [alert.sensor] : [],
+      ),
+    ),
+)
+
+export function chooseIncident(id: string | null): void {
+  ui.incident = id
+  ui.alert = null
+}
+
+// What is held back
+
+/** The holds in force and to come: those that end first, first. */
+export const holds = shallowRef<Hold[]>([])
+/** Why they could not be read. */
+export const holdsError = ref('')
+let holdsAt = 0
+
+export async function loadHolds(): Promise<void> {
+  holdsAt = Date.now()
+  try {
+    const found = await getHolds()
+    const rankOf = (hold: Hold) => (hold.state === 'pending' ? 1 : 0)
+    const ends = (hold: Hold) => (hold.until === null ? Infinity : Date.parse(hold.until))
+    holds.value = found.sort((a, b) => rankOf(a) - rankOf(b) || (ends(a) < ends(b) ? -1 : Number(ends(a) > ends(b))))
+    holdsError.value = ''
+  } catch (error) {
+    holdsError.value = said(error)
+  }
+}
 
 export const isNew = (alert: ShownAlert): boolean => tick.value - alert.arrived < NEW_MS
 
@@ -194,13 +276,13 @@ function listen(): void {
 
 export function goLive(): void {
   ui.mode = 'live'
-  ui.alert = null
+  chooseIncident(null)
 }
 
 export function goReplay(id: string | null): void {
   ui.mode = 'replay'
   ui.replayId = id
-  ui.alert = null
+  chooseIncident(null)
 }
 
 export function choose(sensor: string | null, alert: string | null): void {
@@ -259,12 +341,18 @@ export function start(): void {
     listen()
     const isWaiting = loadError.value !== null && !isTokenWanted.value && live.value?.connection.state === 'live'
     if (isWaiting && tick.value - loadedAt > RETRY_MS) void load()
+    const isSeen = ui.mode === 'live' && !document.hidden && live.value?.connection.state === 'live'
+    if (isSeen && tick.value - holdsAt > HOLDS_MS) void loadHolds()
   }, 1000)
   void load()
   live.value = new Feed(null, { bbox: EVERYWHERE })
 
   watch(hash, (value) => history.replaceState(null, '', value), { immediate: true })
   watch(() => ui.replayId, openReplay, { immediate: true })
+  watch([() => ui.incident, told], ([id], [last]) => {
+    if (id !== last) void readIncident()
+    else if (id !== null) again ??= window.setTimeout(readIncident, INCIDENT_MS)
+  })
   watch(
     () => replayFeed.value?.isGone.value,
     (isGone) => {

@@ -278,3 +278,14 @@ export function drawRing(ctx: CanvasRenderingContext2D, x: number, y: number, pa
   ctx.stroke()
   ctx.setLineDash([])
 }
+
+/** A thin ring about each of some sensors. */
+export function drawMarks(ctx: CanvasRenderingContext2D, at: { x: number; y: number }[], palette: Palette) {
+  ctx.lineWidth = 1.25
+  ctx.strokeStyle = palette.text
+  for (const { x, y } of at) {
+    ctx.beginPath()
+    ctx.arc(x, y, 11, 0, 2 * Math.PI)
+    ctx.stroke()
+  }
+}

@@ -23,6 +23,7 @@ import shapely
 from lxml import etree
 from shapely.geometry.base import BaseGeometry
 
+from alerts.notify.notice import in_zone
 from alerts.notify.plan import CapTerms, local
 from alerts.rules import Words
 from twin.model import Alert, AlertEvent, Level, Micros
@@ -241,8 +242,8 @@ def _info(alert: Any, message: Message, terms: CapTerms, name: str, language: st
     _add(info, "effective", message.sent)
     _add(info, "onset", _time(step.onset, terms.zone))
     _add(info, "senderName", words(terms.sender_name))
-    _add(info, "headline", words(step.headline))
-    _add(info, "description", words(step.headline))
+    for element in ("headline", "description"):
+        _add(info, element, in_zone(words(step.headline), terms.zone))
     _add(info, "instruction", "" if step.is_over else words(matter.instruction))
     _add(info, "contact", terms.contact)
     for key, value in matter.facts:

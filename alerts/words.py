@@ -34,7 +34,7 @@ def message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[st
         names = (f"{place}（{sensor.id}）", f"{place} ({sensor.id})")
         where_zh, where_en = (place, place) if place == sensor.device else names
     else:
-        where_zh = where_en = t.subject
+        where_zh, where_en = _group(t.subject)
     if rule.detector == "offline":
         told_zh, told_en = _silence(t)
     elif isinstance(rule.parameters, Composition):
@@ -51,6 +51,23 @@ def message(rule: Rule, catalog: Catalog, t: Transition, place: str) -> tuple[st
         parts_zh = f"{LEVEL_ZH[t.after]}报警 {rule.title.zh}：{where_zh}"
         parts_en = f"{LEVELS[t.after - 1].upper()} {rule.title.en}: {where_en}"
     return f"{parts_zh} {told_zh}".strip(), f"{parts_en} {told_en}".strip()
+
+
+# Of a whole domain that is silent; one that a city has added goes by its name.
+_DOMAINS: Final = {
+    "water": ("供水", "water supply"), "gas": ("燃气", "gas"), "drainage": ("排水", "drainage"),
+    "confined": ("有限空间", "confined spaces"), "manhole": ("窨井", "manholes"), "bridge": ("桥梁", "bridges"),
+    "device": ("设备", "devices"), "signal": ("信号", "signals"),
+}  # fmt: skip
+
+
+def _group(subject: str) -> tuple[str, str]:
+    """What a group is called: a gateway's sensors, a domain, or what a composite is judged for."""
+    head, _, name = subject.rpartition("/")
+    if head == "domain":
+        zh, en = _DOMAINS.get(name, (name, name))
+        return f"{zh}（{subject}）", f"{en} ({subject})"
+    return (f"网关（{subject}）", f"gateway ({subject})") if head and name == "gateway" else (subject, subject)
 
 
 def holding(

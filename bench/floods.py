@@ -86,8 +86,8 @@ def main() -> None:
     given = options.parse_args()
     source = floods((given.folder / "flood-events.csv").read_bytes())
     rules = parse_rules(default_text(), load_kinds())
-    reached: Counter[str] = Counter()
-    recorded = dry = raised = while_dry = sensors = 0
+    reached: dict[str, Counter[str]] = {}
+    recorded = dry = while_dry = sensors = 0
     for street in streets(source):
         sensors += 1
         recorded += int(street.is_recorded.sum())
@@ -95,11 +95,13 @@ def main() -> None:
         for told in verdicts(street, rules):
             place = int(np.searchsorted(street.at, told.observed_at))
             if told.after > told.before:
-                raised += told.before == 0
                 while_dry += not street.is_recorded[place]
-                reached.update(LEVELS[told.before : told.after])
+                of_rule = reached.setdefault(rules.rules[told.rule].id, Counter())
+                of_rule.update([*(["alerts"] if told.before == 0 else []), *LEVELS[told.before : told.after]])
     print(f"{len(source):,} floods of {sensors} sensors, {recorded:,} recorded samples, {dry:,} dry readings between")
-    print(f"{raised} alerts; levels reached: " + ", ".join(f"{level} {reached[level]}" for level in LEVELS))
+    for rule, counted in reached.items():
+        levels = ", ".join(f"{level} {counted[level]}" for level in LEVELS)
+        print(f"{rule}: {counted['alerts']} alerts; levels reached: {levels}")
     print(f"raised or made worse by a dry reading: {while_dry}")
 
 

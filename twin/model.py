@@ -542,7 +542,13 @@ class Conflict(Exception):  # noqa: N818
 
 
 class Overtaken(Conflict):
-    """Somebody else changed it since it was read (HTTP 412)."""
+    """Somebody else changed it since it was read (HTTP 412): `version` is in force, and not `named`."""
+
+    def __init__(self, version: int, named: int) -> None:
+        super().__init__(
+            f"version {version} is in force, not {named}: fetch it and put your change into it"
+            f" / 现行版本为 {version}，不是 {named}：请重新取出后再改"
+        )
 
 
 class StoreUnavailable(Exception):  # noqa: N818

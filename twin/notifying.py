@@ -175,12 +175,13 @@ class Notifier:
             raise InvalidPlan(problems, "notification plan")
         return plan
 
-    def put(self, text: bytes, by: str | None, is_json: bool = False) -> int:
-        """Make a plan the one in force; its version. Raises `InvalidPlan`."""
+    def put(self, text: bytes, by: str | None, is_json: bool = False, instead_of: int | None = None) -> int:
+        """Make a plan the one in force; its version. Raises `InvalidPlan`, and `Overtaken` where the one in force is
+        not `instead_of`."""
         plan = self.check(text, is_json)
         written = to_toml(plan.table) if is_json else text.decode("utf-8-sig")
         with store.connect(self._dsn) as connection, connection.transaction():
-            version = store.save_plan(connection, masked_text(written, plan.table), secrets_of(plan), by)
+            version = store.save_plan(connection, masked_text(written, plan.table), secrets_of(plan), by, instead_of)
         with store.connect(self._dsn) as connection:
             self._current(connection)
         self.wake()

@@ -106,6 +106,7 @@ def open_replay(tape: Tape, kinds_file: Path | None, wanted: Wanted) -> Replay:
                 reach = Reach(tape.dsn)
                 reach.start()
                 reach.ready(WAIT_FOR_NETWORKS_S)
+                reach.stop()  # the pipes stay as they are for as long as the replay goes on
     tape.load_catalog(catalog, attributes)
     result = Replay(
         tape,

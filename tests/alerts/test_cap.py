@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,9 @@ def test_an_alert_is_told_in_both_languages_with_place_and_instruction() -> None
     assert text(root, "info/area/circle") == ["22.540000,114.050000 0.100"] * 2
     assert text(root, "incidents") == ["inc-7"]
     assert "橙色（二级）" in text(root, "info/parameter/value")
+    told = event("raised", 0)
+    (root,) = messages(replace(told, message_zh=f"{told.message_zh}，自 2026-07-01T08:00:00Z"))
+    assert text(root, "info/headline")[0].endswith("，自 2026-07-01 16:00:00 +0800")
 
 
 def test_the_identifier_begins_as_gb_t_35965_has_it_and_is_nobody_elses() -> None:

@@ -76,8 +76,13 @@ def test_silence_says_since_when_nothing_has_come() -> None:
         f"BLUE Ponding: 下穿3号 (d0/v) silent for more than 3.5 min (since {SINCE})",
     )
     city = replace(told, sensor=-1, subject="domain/gas", threshold=math.nan)
-    assert (
-        message(silent, CITY, city, "domain/gas")[1] == f"BLUE Ponding: domain/gas all sensors silent (since {SINCE})"
+    assert message(silent, CITY, city, "domain/gas") == (
+        f"蓝色报警 积水：燃气（domain/gas） 全部测点无数据（自 {SINCE}）",
+        f"BLUE Ponding: gas (domain/gas) all sensors silent (since {SINCE})",
+    )
+    gateway = replace(told, sensor=-1, subject="water-co/gateway")
+    assert message(silent, CITY, gateway, "")[0].startswith(
+        "蓝色报警 积水：网关（water-co/gateway） 超过 3.5 分钟无数据"
     )
 
 

@@ -379,6 +379,8 @@ def test_the_plan_is_put_shown_without_secrets_and_refused_whole(
     given = city.get("/notify")
     again = httpx.put(f"{city.url}/api/v1/notify", json=given)
     assert (again.status_code, again.json()) == (200, {"version": 2})
+    late = httpx.put(f"{city.url}/api/v1/notify", json=given, headers={"if-match": '"1"'})
+    assert (late.status_code, city.get("/notify")["version"]) == (412, 2)
     bad = text.replace("webhook", "fax") + '[receiver.x]\ntype = "webhook"\nurl = "env:CIMTWIN_NOTIFY_MISSING"\n'
     refused = httpx.put(f"{city.url}/api/v1/notify", content=bad.encode())
     assert refused.status_code == 422

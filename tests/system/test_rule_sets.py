@@ -100,7 +100,7 @@ def test_places_and_the_model_give_limits_and_a_new_model_moves_them_without_los
     city.put_sensors(SENSORS)
     put_model(city, 14)
     city.put_rules(RULES)
-    assert on(city, "w1/level", "well")["rule"]["levels"] == {"yellow": 2, "red": 4}
+    until(lambda: on(city, "w1/level", "well")["rule"]["levels"] == {"yellow": 2, "red": 4}, "the model's limits")
     assert on(city, "w1/level", "well")["from"]["levels.red"] == {
         "rule": "well", "asset": "m:W1", "attributes": {"ground_m": 14, "invert_m": 10}, "value": "model",
     }  # fmt: skip

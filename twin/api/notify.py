@@ -15,6 +15,7 @@ from alerts.notify.plan import masked
 from twin.api.errors import Invalid
 from twin.api.parameters import (
     After,
+    IfMatch,
     Key,
     Limit,
     Text,
@@ -29,6 +30,7 @@ from twin.api.parameters import (
     page,
     parse_cursor,
     text_field,
+    version_named,
     words,
 )
 from twin.api.rules import JSON, TOML, is_json_body
@@ -105,20 +107,24 @@ def router(service: ServiceView) -> APIRouter:
         "`***` written back keeps it. A document of comments only ends notifying.",
         responses=example({"version": 3})
         | {
+            412: {"description": "现行版本已不是 If-Match 所述 / the version in force is not that of If-Match"},
             415: {"description": "既非 TOML 也非 JSON / neither TOML nor JSON"},
             422: {"description": "有误 / mistakes, all listed"},
         },
         openapi_extra=_BODY,
     )
     async def put_plan(
-        request: Request, by: Annotated[str | None, Query(max_length=200, description="谁 / who")] = None
+        request: Request,
+        by: Annotated[str | None, Query(max_length=200, description="谁 / who")] = None,
+        if_match: IfMatch = None,
     ) -> Response:
         data = await request.body()
+        instead_of = version_named(if_match)
         is_json = is_json_body(request, data)
         if not data.strip():
             raise Invalid("", "the body is empty; a comment alone ends notifying", "请求体为空；仅含注释的文档停止通知")
         who = text_field({"by": by}, "by")
-        return json_answer({"version": await run_in_threadpool(service.notifier.put, data, who, is_json)})
+        return json_answer({"version": await run_in_threadpool(service.notifier.put, data, who, is_json, instead_of)})
 
     @routes.post(
         "/notify/test",

@@ -48,6 +48,16 @@ Key = Annotated[
         examples=["6f1e2c0a-52b7-4c1e-9a52-0d7c2f6b8e11"],
     ),
 ]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        description="所改的版本，GET 的 ETag；已变则 412 / the version that was changed, GET's ETag; 412 if it is not "
+        "in force any more",
+        max_length=200,
+        examples=['"3"'],
+    ),
+]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -204,6 +214,15 @@ def json_request(model: type[BaseModel], example: Any, *, required: bool = True)
     """The `openapi_extra` of a route that takes `json_model`."""
     content = {"application/json": {"schema": model.model_json_schema(), "example": example}}
     return {"requestBody": {"required": required, "content": content}}
+
+
+def version_named(if_match: str | None) -> int | None:
+    """The version that `If-Match` names; None where any will do."""
+    text = (if_match or "*").strip()
+    found = re.fullmatch(r'(?:W/)?"(\d{1,9})"', text)
+    if found is None and text != "*":
+        raise Invalid("If-Match", 'must be the ETag of a version, such as "3"', '必须是某版本的 ETag，如 "3"')
+    return None if found is None else int(found[1])
 
 
 async def once(request: Request, key: str | None) -> Once | None:

@@ -3,11 +3,10 @@ replacement as a whole, tried on stored readings before if wished."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -18,6 +17,7 @@ from alerts.scopes import Fitted, Lack
 from twin.api.errors import Invalid, done
 from twin.api.parameters import (
     After,
+    IfMatch,
     Limit,
     Text,
     accepted,
@@ -27,6 +27,7 @@ from twin.api.parameters import (
     page,
     parse_cursor,
     text_field,
+    version_named,
 )
 from twin.api.view import RulesView, ServiceView
 from twin.api.waiting import answered
@@ -153,12 +154,10 @@ def router(service: ServiceView) -> APIRouter:
         dry_run: Annotated[
             str | None, Query(max_length=64, description="回测多久 / over the last", examples=["7d"])
         ] = None,
-        if_match: Annotated[
-            str | None, Header(max_length=200, description="所改的版本 / the version changed", examples=['"3"'])
-        ] = None,
+        if_match: IfMatch = None,
     ) -> Response:
         data = await request.body()
-        instead_of = _instead_of(if_match)
+        instead_of = version_named(if_match)
         is_json = is_json_body(request, data)
         if not data.strip():
             raise Invalid(
@@ -316,15 +315,6 @@ def rules_given(given: str | dict[str, Any] | list[dict[str, Any]], service: Ser
     elif "rule" not in given:
         given = {"rule": [given]}
     return _from_json(orjson.dumps(given), service)
-
-
-def _instead_of(if_match: str | None) -> int | None:
-    """The version that `If-Match` names; None where any will do."""
-    text = (if_match or "*").strip()
-    found = re.fullmatch(r'(?:W/)?"(\d{1,9})"', text)
-    if found is None and text != "*":
-        raise Invalid("If-Match", 'must be the ETag of a version, such as "3"', '必须是某版本的 ETag，如 "3"')
-    return None if found is None else int(found[1])
 
 
 def _without_sensors(rules: RuleSet, found: Fitted, knows_areas: bool) -> list[str]:

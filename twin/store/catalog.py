@@ -232,10 +232,7 @@ def save_rules(
     row = connection.execute("update service set rules_version = rules_version + 1 returning rules_version").fetchone()
     version = int(row[0]) if row else 1
     if instead_of is not None and version - 1 != instead_of:
-        raise Overtaken(
-            f"version {version - 1} is in force, not {instead_of}: fetch it and put your change into it"
-            f" / 现行版本为 {version - 1}，不是 {instead_of}：请重新取出后再改"
-        )
+        raise Overtaken(version - 1, instead_of)
     connection.execute(
         "insert into rule_sets (version, text, by, note) values (%s, %s, %s, %s)", (version, text, by, note)
     )

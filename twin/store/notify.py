@@ -11,7 +11,7 @@ import orjson
 import psycopg
 from psycopg.types.json import Jsonb
 
-from twin.model import DAY, LEVELS, Micros, Problem, Refused, iso
+from twin.model import DAY, LEVELS, Micros, Overtaken, Problem, Refused, iso
 from twin.store import rows
 from twin.store.database import Connection
 from twin.store.reader import Reader
@@ -47,10 +47,14 @@ def load_plan(connection: Connection, version: int) -> tuple[str, Secrets]:
     return ("", []) if row is None else (str(row[0]), [(r, f, k, v) for r, f, k, v in row[1]])
 
 
-def save_plan(connection: Connection, text: str, secrets: Secrets, by: str | None) -> int:
-    """Store the next version."""
+def save_plan(
+    connection: Connection, text: str, secrets: Secrets, by: str | None, instead_of: int | None = None
+) -> int:
+    """Store the next version. Raises `Overtaken` where the one in force is not `instead_of`."""
     connection.execute("lock table notify_plans in share row exclusive mode")
     version = plan_version(connection) + 1
+    if instead_of is not None and version - 1 != instead_of:
+        raise Overtaken(version - 1, instead_of)
     connection.execute(
         "insert into notify_plans (version, text, secrets, by) values (%s, %s, %s, %s)",
         (version, text, _json(secrets), by),

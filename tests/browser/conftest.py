@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
-from tests.browser.stage import RULES, SENSORS, Screens, chromium
+from tests.browser.stage import READY_S, RULES, SENSORS, Screens, chromium
 from tests.conftest import Cimtwin
 
 
 # Not for the session: while Playwright runs, no other test could run a loop of its own.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=READY_S * 1000)  # a machine may be busy; what is to be quick has a deadline of its own
     with chromium() as browser:
         yield browser
 

@@ -63,7 +63,7 @@ class Archive(Protocol):
     def course(self, ids: Sequence[str], rules: Sequence[str] = (), after: Micros = 0) -> list[AlertEvent]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Snapshot:
     """What the detectors knew after `batch`, and the newest event time of each sensor then: a point from which late
     readings are judged again. For a sensor of which readings older than that came later, it is a point no more."""
@@ -72,6 +72,10 @@ class Snapshot:
     taken_at: Micros
     observed_at: Ints
     engine: EngineState
+
+    def pack(self) -> None:
+        """Take less memory; from any thread."""
+        self.engine = self.engine.pack()
 
     def newest(self, sensor: Indices) -> Ints:
         """The newest event time of each of these sensors at the snapshot; 0 for one it did not know."""

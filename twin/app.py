@@ -353,6 +353,9 @@ class Service:
             newer = waiting.popleft() if waiting else checkpoint
             waiting.append(replace(newer, changed=checkpoint.changed | newer.changed))
             raise
+        for earlier in self.judgement.snapshots:
+            if earlier.batch < snapshot.batch:  # the newest is asked for most, and may have to be written yet
+                earlier.pack()
 
     def refresh_aggregates(self) -> None:
         """Bring the aggregates up to the newest commit."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from alerts.detectors import latch
 from alerts.detectors.rows import Batch, Columns, Pairs, Patch, Rows, Verdicts, write
 from alerts.rules import NO_LEVEL, Rule
-from twin.model import Bools, Floats, Ints
+from twin.model import Bools, Floats, Indices, Ints
 
 NO_LEVELS = (NO_LEVEL,) * latch.K
 
@@ -36,11 +36,6 @@ class LimitWatches:
         if len(watched):
             self._hi[watched] = np.minimum.reduceat(limits.outer_hi[profile], rows.begin[watched])
             self._lo[watched] = np.maximum.reduceat(limits.outer_lo[profile], rows.begin[watched])
-        # By sensor, how many of its watches are not at rest, how many of these may change with any reading, and the
-        # value that the others last for.
-        self._busy_rows, self._moving_rows = np.zeros(sensors, np.int32), np.zeros(sensors, np.int32)
-        self._moves = np.zeros(len(rows), bool)
-        self._last = np.full(sensors, np.nan)
         # [sensors, 2]: a reading with quiet[0] < value < quiet[1] changes nothing
         self._quiet = np.stack([self._lo, self._hi], axis=1)
 
@@ -99,21 +94,26 @@ class LimitWatches:
     def apply(self, patches: Sequence[Patch]) -> None:
         write(self.columns, patches)
         for patch in patches:
-            rows = patch.rows
-            sensor = self.rows.sensor[rows]
-            state = {name: self.columns[name][rows] for name in ("level", "run", "clear", "value")}
-            lasts = latch.lasting(self.limits, self.profile[rows], state)
-            busy = ~latch.resting(state)
-            moves = busy & ~lasts
-            np.add.at(self._busy_rows, sensor, busy.astype(np.int32) - self._busy[rows])
-            np.add.at(self._moving_rows, sensor, moves.astype(np.int32) - self._moves[rows])
-            self._busy[rows], self._moves[rows] = busy, moves
-            self._last[sensor[lasts]] = state["value"][lasts]
-            is_busy, is_moving, last = self._busy_rows[sensor] > 0, self._moving_rows[sensor] > 0, self._last[sensor]
-            low = np.where(is_busy, np.nextafter(last, -np.inf), self._lo[sensor])
-            high = np.where(is_busy, np.nextafter(last, np.inf), self._hi[sensor])
-            self._quiet[sensor, 0] = np.where(is_moving, np.inf, low)
-            self._quiet[sensor, 1] = np.where(is_moving, -np.inf, high)
+            self._attend(np.unique(self.rows.sensor[patch.rows]))
+
+    def _attend(self, sensor: Indices) -> None:
+        """What is quiet for these sensors as their watches stand now: what all at rest leave at rest, or only the value
+        for which those that are open last, unless it wakes another (of a new rule, say)."""
+        row, number = self.rows.of_sensors(sensor), self.rows.number[sensor]
+        head = np.cumsum(number) - number
+        state = {name: self.columns[name][row] for name in ("level", "run", "clear", "value")}
+        p = self.profile[row]
+        busy, lasts = ~latch.resting(state), latch.lasting(self.limits, p, state)
+        last = np.maximum.reduceat(np.where(lasts, state["value"], -np.inf), head)
+        x = np.repeat(last, number)
+        wakes = (x >= self.limits.outer_hi[p]) | (x <= self.limits.outer_lo[p])
+        is_moving = np.logical_or.reduceat(np.where(busy, ~lasts | (state["value"] != x), wakes), head)
+        is_busy = np.logical_or.reduceat(busy, head)
+        self._busy[row] = busy
+        low = np.where(is_moving, np.inf, np.nextafter(last, -np.inf))
+        high = np.where(is_moving, -np.inf, np.nextafter(last, np.inf))
+        self._quiet[sensor, 0] = np.where(is_busy, low, self._lo[sensor])
+        self._quiet[sensor, 1] = np.where(is_busy, high, self._hi[sensor])
 
     def resting(self) -> Bools:
         return ~self._busy

@@ -210,6 +210,15 @@ def test_repeated_values_that_come_one_by_one_give_what_the_reference_gives(
     assert state_of(engine) == state_of(whole)
 
 
+def test_a_value_that_is_repeated_raises_a_rule_that_is_new() -> None:
+    high = f'[[rule]]\nid = "high"\n{KIND}detector = "threshold"\nlevels = {{ blue = 2 }}\n'
+    old, new = Engine(rules(high), CITY), Engine(rules(high + high.replace('"high"', '"again"')), CITY)
+    assert len(feed(old, [(0, T0, 3.0)])) == 1
+    new.adopt(old)
+    assert [t.rule for t in feed(new, [(0, T0 + MINUTE, 3.0)])] == [1]
+    assert feed(new, [(0, T0 + 2 * MINUTE, 3.0)]) == []
+
+
 @pytest.mark.parametrize("first", [[], [3.0, 3.0]])
 def test_a_level_that_is_taken_up_from_outside_ends_with_the_next_reading_though_that_is_an_ordinary_one(
     first: list[float],

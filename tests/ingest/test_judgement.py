@@ -212,11 +212,18 @@ def run(
         if n % checkpoint_every == checkpoint_every - 1:
             now.keep_snapshot(now.snapshot(n, at))
             saved_state, saved, tail = now.state.copy(), written(now), []
+            for earlier in now.snapshots[:-1]:
+                earlier.pack()
         if n == restart_after:
             now = judgement(over, rules)
             now.state = saved_state.copy()
             now.snapshots = [
-                Snapshot(s.batch, s.taken_at, s.observed_at.copy(), EngineState.from_bytes(s.engine.to_bytes()))
+                Snapshot(
+                    s.batch,
+                    s.taken_at,
+                    s.observed_at.copy(),
+                    s.engine if s.engine.packed else EngineState.from_bytes(s.engine.to_bytes()),
+                )
                 for s in saved
             ]
             now.engine.restore(now.snapshots[-1].engine)

@@ -187,6 +187,7 @@ class Commands:
 
     def _put_rules(self, rules: RuleSet, by: str | None, note: str | None) -> int:
         version = self._pipeline.writer.transact(lambda c: store.save_rules(c, rules.text, by, note))
+        self._pipeline.follow_catalog()  # a model imported just before may give the limits
         self._pipeline.use_rules(rules, version)
         return version
 

@@ -190,6 +190,7 @@ class Commands:
 
     def _put_rules(self, rules: RuleSet, by: str | None, note: str | None, instead_of: int | None) -> int:
         version = self._pipeline.writer.transact(lambda c: store.save_rules(c, rules.text, by, note, instead_of))
+        self._pipeline.follow_catalog()  # a model imported just before may give the limits
         self._pipeline.use_rules(rules, version)
         return version
 

@@ -3,7 +3,7 @@ it got; a thread sends what is written down, and notes how it went.
 
 At least once: a delivery is waiting until its receiver has taken it and that is committed. What a crash leaves between
 the two goes out again under the same id. Buffers: at most `WORKERS` receivers are being sent to at a time, each
-`AT_ONCE` deliveries at most; everything else waits in the database.
+`AT_ONCE` deliveries at most with `ALERTS_AT_ONCE` alerts in them; everything else waits in the database.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ log = logging.getLogger(__name__)
 NAME: Final = "notify"
 WORKERS: Final = 32  # chats of a whole city hang together when the way out is cut
 AT_ONCE: Final = 50
+ALERTS_AT_ONCE: Final = 1000  # in them; some 6 MB
 RESULTS: Final = 500  # noted in one transaction
 LOOK_S: Final = 1.0
 PAUSE_S: Final = 2.0  # after an error of the database
@@ -388,7 +389,7 @@ class Notifier:
         if room <= 0:
             return
         due: defaultdict[str, list[Outgoing]] = defaultdict(list)
-        for one in store.outgoing(connection, at, not_now, AT_ONCE):
+        for one in store.outgoing(connection, at, not_now, AT_ONCE, ALERTS_AT_ONCE):
             due[one.receiver].append(one)
         # Who answered last time first: they are done at once.
         order = sorted(due.items(), key=lambda item: (self._lines[item[0]].failures > 0, -_worst(item[1])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from alerts.notify.plan import Receiver, local
@@ -48,7 +48,9 @@ class Notice:
         return self.kind == "resolved"
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"at": iso(self.at), "alerts": list(self.alerts), "people": list(self.people)}
+        # Not `asdict`, which copies every alert in depth: two thirds of the time of telling a storm.
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return given | {"at": iso(self.at), "alerts": list(self.alerts), "people": list(self.people)}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Notice:

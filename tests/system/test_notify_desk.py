@@ -18,6 +18,7 @@ from twin.store import notify as store
 from twin.store.migrate import migrate
 from twin.store.upkeep import Upkeep
 from twin.store.writer import Writer
+from twin.telling import Delivery
 
 pytestmark = pytest.mark.system
 
@@ -526,3 +527,15 @@ def test_a_message_that_cannot_be_made_fails_alone_and_its_receiver_goes_on(town
         until(is_tried_again)
     finally:
         town.notifier.stop()
+
+
+def test_of_large_messages_few_are_taken_into_memory_at_a_time(town: Town) -> None:
+    def made(group: str, alerts: int) -> Delivery:
+        ids = tuple(f"{group}-{n}" for n in range(alerts))
+        return Delivery("desk", "alert", 3, group, None, ids, {}, "waiting", NOW)
+
+    def taken(most: int) -> int:
+        return len(store.outgoing(town.connection, NOW, [], 50, most))
+
+    store.save_deliveries(town.connection, [made(f"g{n}", 400) for n in range(5)], [], NOW)
+    assert [taken(most) for most in (100, 1000, 10_000)] == [1, 2, 5]

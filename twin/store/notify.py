@@ -317,17 +317,22 @@ def save_refreshes(connection: Connection, receiver: str, several: Sequence[Deli
 # Sending
 
 
-def outgoing(connection: Connection, at: Micros, not_to: Sequence[str], most: int) -> list[Outgoing]:
-    """What is to be sent, at most so many for each receiver, the worst first; of a group nothing before what was
-    decided earlier."""
+def outgoing(
+    connection: Connection, at: Micros, not_to: Sequence[str], most: int, most_alerts: int
+) -> list[Outgoing]:  # fmt: skip
+    """What is to be sent, at most so many for each receiver (one in any case), with no more than `most_alerts` in them,
+    the worst first; of a group nothing before what was decided earlier."""
     # Numbered, not each held against the others: in a storm the planner does not yet know how many there are.
     found = connection.execute(
-        "select d.id, d.receiver, d.attempts, d.content, d.instead_of from (select number, row_number() over"
-        " (partition by receiver order by level desc, number) as place from (select number, receiver, level, next_at,"
-        " row_number() over (partition by receiver, group_key order by number) as nth from deliveries"
-        " where state = 'waiting' and receiver <> all(%s)) w where nth = 1 and next_at <= %s) p"
-        " join deliveries d using (number) where place <= %s order by d.receiver, place",
-        (list(not_to), rows.moment(at), most),
+        "select d.id, d.receiver, d.attempts, d.content, d.instead_of from ("
+        "  select number, row_number() over w as place, sum(told) over w as told from ("
+        "   select number, receiver, level, next_at, cardinality(alerts) as told,"
+        "    row_number() over (partition by receiver, group_key order by number) as nth"
+        "   from deliveries where state = 'waiting' and receiver <> all(%s)) a"
+        "  where nth = 1 and next_at <= %s window w as (partition by receiver order by level desc, number)) p"
+        " join deliveries d using (number) where place <= %s and (place = 1 or p.told <= %s)"
+        " order by d.receiver, place",
+        (list(not_to), rows.moment(at), most, most_alerts),
     ).fetchall()
     return [Outgoing(id_, receiver, attempts, content, instead) for id_, receiver, attempts, content, instead in found]
 

@@ -426,7 +426,7 @@ def test_the_first_plan_may_come_from_a_file_and_a_bad_one_ends_the_start_with_2
         [sys.executable, "-m", "twin", "check-notify", str(file)], capture_output=True, timeout=60, text=True
     )
     assert checked.returncode == 2
-    assert checked.stderr == f"cimtwin: {file}, line 1, nonsense: unknown field\n"
+    assert checked.stderr == f"cimtwin: {file}, line 1, nonsense: unknown field / 未知字段\n"
 
 
 def test_an_alert_is_shown_as_cap(city: Cimtwin) -> None:

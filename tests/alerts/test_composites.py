@@ -106,6 +106,12 @@ def test_what_a_composite_follows_bears_on_whether_it_judges_alike() -> None:
     assert parse_rules_table(one.as_json(), KINDS).by_id["c"] == one.by_id["c"]
 
 
+@pytest.mark.parametrize("body", ['on = "area"\nall = ["high"]', 'all = ["high", { rule = "pump", on = "area" }]'])
+def test_rules_by_area_ask_where_the_assets_lie(body: str) -> None:
+    assert rules(composite(body)).attributes == frozenset()
+    assert rules(composite('all = ["high"]')).attributes is None
+
+
 def station(name: str, number: int, lon: float = 114.0, **more: object) -> list[Sensor]:
     return [
         Sensor(f"l{number}", "v", "drainage.level", "m", "t", name, lon, 22.5, **more),  # type: ignore[arg-type]

@@ -460,6 +460,7 @@ class IncidentBook:
         _drop(self._on, m.asset or m.subject, m.alert)
         _drop(self._by_sign, m.sign, m.alert)
         self._far.get(m.sign, {}).pop(m.alert, None)
+        self._reaches.pop(m.alert, None)
         self._unplace(m)
 
     def _unplace(self, m: Member) -> None:

@@ -69,7 +69,7 @@ _FLOWS: Final = {
 _PLURALS: Final = {"delivery": "deliveries", "storage": "storage"}
 _SAME: Final = {"f_junction": "fr_junction", "t_junction": "to_junction", "from_junction": "fr_junction"}
 
-_OWN: Final = re.compile(r"^\s*(function\s+mgc\b|mgc\.\w+\s*=)", re.MULTILINE)
+_OWN: Final = re.compile(r"^[ \t]*(function[ \t]+mgc\b|mgc\.\w+[ \t]*=)", re.MULTILINE)
 _ASSIGNS: Final = re.compile(r"\s*(?:\w+)\.(\w+)\s*=\s*")
 _IGNORED: Final = re.compile(r"\s*(function\b.*|end(function)?|return)?\s*;?\s*(%.*)?$")
 _NAMES: Final = re.compile(r"\s*%\s*column_names\s*%(.*)")

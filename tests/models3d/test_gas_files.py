@@ -305,3 +305,9 @@ def test_a_spoiled_pandapipes_file_is_read_or_refused(part: str, at: int, value:
         text = net["_object"][part]["_object"]
         net["_object"][part]["_object"] = text[:at] + str(value) + text[at + 3 :]
     is_read_or_refused(json.dumps(net).encode(), "net.json")
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("filler", [b"\n", b" ", b"\r\n", b'"', b"{", b"[", b"<a ", b"[A]\n", b";", b"mgc."])
+def test_what_is_of_no_format_is_soon_known_to_be_none(filler: bytes) -> None:
+    assert readers.recognise(filler * (1 << 16), "hostile") is None

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 import re
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from alerts.composition import Composition, unfit
+from alerts.documents import from_json, from_toml, toml_key, toml_value
 from alerts.holds import Chatter, Inhibit, read_inhibit
 from alerts.parameters import PARAMETERS, Neighbours, Parameters, Together
 from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, InvalidRules, Level, Micros, Problem
@@ -325,15 +324,7 @@ def _is_by_area(rule: Rule) -> bool:
 def parse_rules(text: str | bytes, kinds: Collection[str], *, require_source: bool = False) -> RuleSet:
     """The rules of a TOML text. `kinds` are the names of the known kinds; `require_source` asks each rule for source,
     mark, title and instruction, as shipped packs must have them. Raises `InvalidRules` with every mistake."""
-    decoded = _decode(text)
-    try:
-        table = tomllib.loads(decoded)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidRules([Problem(_toml_place(str(error)), "", f"not TOML: {error}")]) from None
-    except RecursionError:
-        raise InvalidRules([Problem("file", "", "nested too deeply")]) from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise InvalidRules([Problem("file", "", f"not TOML: {error}")]) from None
+    table, decoded = from_toml(text, MAX_TEXT, InvalidRules)
     lines: dict[str, list[int]] = {name: [] for name in _TABLES}
     for match in _HEADER.finditer(decoded):
         lines[match[1]].append(decoded.count("\n", 0, match.start()) + 1)
@@ -345,16 +336,7 @@ def parse_rules(text: str | bytes, kinds: Collection[str], *, require_source: bo
 
 def parse_rules_json(text: str | bytes, kinds: Collection[str]) -> RuleSet:
     """The same from JSON: `{"rule": [{…}, …]}`. Raises `InvalidRules` with every mistake."""
-    decoded = _decode(text)
-    try:
-        table = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise InvalidRules([Problem(f"line {error.lineno}", "", f"not JSON: {error.msg}")]) from None
-    except RecursionError:
-        raise InvalidRules([Problem("file", "", "nested too deeply")]) from None
-    except ValueError as error:
-        raise InvalidRules([Problem("file", "", f"not JSON: {error}")]) from None
-    return parse_rules_table(table, kinds)
+    return parse_rules_table(from_json(text, MAX_TEXT, InvalidRules), kinds)
 
 
 def parse_rules_table(table: object, kinds: Collection[str]) -> RuleSet:
@@ -384,56 +366,10 @@ def to_toml(found: RuleSet) -> str:
     tables += [("test", test) for test in found.tests]
     head = "" if found.rules else "rule = []\n"
     blocks = (
-        f"[[{name}]]\n" + "".join(f"{_key(key)} = {_value(value)}\n" for key, value in table.items())
+        f"[[{name}]]\n" + "".join(f"{toml_key(key)} = {toml_value(value)}\n" for key, value in table.items())
         for name, table in tables
     )
     return head + "\n".join(blocks)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(str(k))} = {_value(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(v) for v in value) + "]"
-    return repr(value)
-
-
-def _decode(text: str | bytes) -> str:
-    if len(text) > MAX_TEXT:
-        raise InvalidRules([Problem("file", "", f"larger than {MAX_TEXT >> 20} MiB")])
-    if isinstance(text, str):
-        return text.removeprefix("\ufeff")
-    try:
-        return text.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = text[: error.start].count(b"\n") + 1
-        raise InvalidRules([Problem(f"line {line}", "", "not UTF-8")]) from None
-
-
-def _toml_place(message: str) -> str:
-    found = re.search(r"at line (\d+)", message)
-    return f"line {found[1]}" if found else "file"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is given twice in one object")
-    return table
-
-
-def _no_constant(word: str) -> float:
-    raise ValueError(f"{word} is not a number")
 
 
 def _at_its_line(problem: Problem, text: str) -> Problem:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("twin", "ingest", "alerts", "models3d")
 SHELL = ("twin.api", "twin.apart", "twin.app", "twin.backtests", "twin.checking", "twin.cli", "twin.demo",
-         "twin.desk", "twin.exporting", "twin.exporting_models",
+         "twin.incident_desk", "twin.exporting", "twin.exporting_models",
          "twin.following", "twin.importing", "twin.importing_models", "twin.judging", "twin.model_imports",
          "twin.notifying", "twin.sending",
          "twin.republish", "twin.rule_tests", "twin.tilesets", "twin.replay_worker", "twin.replaying", "twin.replays",

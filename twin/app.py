@@ -36,9 +36,9 @@ from twin.api import create_app
 from twin.api.alerts import alert_json
 from twin.backtests import Backtests
 from twin.catalog import Catalog
-from twin.desk import Desk
 from twin.embedded import DataDir, EmbeddedBroker, EmbeddedPostgres
 from twin.following import Follower
+from twin.incident_desk import Desk
 from twin.live import Live
 from twin.model import DAY, HOUR, SECOND, Alert, AlertEvent, Micros, Readings, StoreUnavailable
 from twin.model_imports import ModelImports

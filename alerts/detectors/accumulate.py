@@ -21,12 +21,11 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alerts.detectors import latch
-from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, spans, write
+from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, spans
 from alerts.parameters import Accumulating
-from alerts.rules import NO_LEVEL, Rule
+from alerts.rules import Rule
 from twin.model import Bools, Floats, Ints
 
 BUCKETS: Final = 144
@@ -34,74 +33,60 @@ RING: Final = BUCKETS + 1
 FINEST: Final = 1_000_000  # parts of a unit
 LARGEST: Final = 1e8  # of a reading; beyond it an amount counts as this much, so that a day of them stays in an int64
 _TOTALS: Final = 1e12  # of a counter: what float64 tells apart to a millionth, and no more
-_NO_LEVELS: Final = (NO_LEVEL,) * latch.K
 
 
-class AccumulateWatches:
+class AccumulateWatches(latch.Latched):
     """All watches of accumulate rules. State: `ring` [rows, 145], the running sum at the end of bucket b in slot
     b % 145; `total`, the running sum; `bucket`, that of the newest reading; `last`, its value where that is a total."""
 
     def __init__(
         self, rows: Rows, limits: latch.Limits, buckets: Ints, width: Ints, counts: Bools, profile: Ints
     ) -> None:
-        self.rows = rows
-        self.limits = limits
-        self.buckets = buckets  # [P, 4] of each level's window, 0: no such level
-        self.width = width  # [P] µs
-        self.counts = counts  # [P]
-        self.profile = profile
-        self.columns: Columns = latch.at_rest(len(rows)) | {
+        memory: Columns = {
             "ring": np.zeros((len(rows), RING), np.int64),
             "total": np.zeros(len(rows), np.int64),
             "bucket": np.full(len(rows), NEVER),
             "last": np.full(len(rows), np.nan),
         }
+        super().__init__(rows, limits, profile, memory)
+        self.buckets = buckets  # [P, 4] of each level's window, 0: no such level
+        self.width = width  # [P] µs
+        self.counts = counts  # [P]
         self._cells: Columns = {"ring": self.columns["ring"].reshape(-1)}  # the same memory, by row * RING + slot
         self._has_counters = bool(counts.any())
-        self._busy = np.zeros(len(rows), bool)  # not at rest, as a latch is
 
     @classmethod
     def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> AccumulateWatches:
-        profiles: list[tuple[Rule, Sequence[float], Sequence[float]]] = []
-        numbers = np.zeros(len(rules), np.int64)
-        windows, counts = [], []
-        for r, rule in enumerate(rules):
-            if isinstance(rule.parameters, Accumulating):
-                numbers[r] = len(profiles)
-                profiles.append((rule, rule.levels, _NO_LEVELS))
-                windows.append(rule.parameters.windows)
-                counts.append(rule.parameters.is_counter)
-        window = np.array(windows or [(1, 0, 0, 0)], np.int64)
+        limits, place, mine = latch.signed(rules, "accumulate")
+        found = [rule.parameters for rule in mine if isinstance(rule.parameters, Accumulating)]
+        window = np.array([p.windows for p in found] or [(1, 0, 0, 0)], np.int64)
+        counts = np.array([p.is_counter for p in found] or [False])
         width = -(-window.max(axis=1) // BUCKETS)
         buckets = np.where(window > 0, np.maximum(window // width[:, None], 1), 0)
-        return cls(rows, latch.Limits.of(profiles), buckets, width, np.array(counts or [False]), numbers[rows.rule])
+        return cls(rows, limits, buckets, width, counts, place[rows.rule])
 
     def subset(self, rows: Rows, origin: Ints) -> AccumulateWatches:
         return AccumulateWatches(rows, self.limits, self.buckets, self.width, self.counts, self.profile[origin])
 
     def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
-        if not len(self.rows):
+        pairs = Pairs.watched(self.rows, batch)
+        if pairs is None:
             return Verdicts.none(), []
-        segments = np.flatnonzero(self.rows.is_watched.take(batch.owner))
-        if not len(segments):
-            return Verdicts.none(), []
-        pairs = Pairs.of(self.rows, batch, segments)
         at, value = batch.at.take(pairs.reading), batch.value.take(pairs.reading)
         sums, memory = self._sums(pairs, at, value)
 
         # Only watches that are not at rest, or whose limits were reached, need the latch.
         p = self.profile.take(pairs.row).take(pairs.group)
         reached: Bools = np.any(sums >= self.limits.hi_raise.take(p, axis=0), axis=1)
-        loud = pairs.any(reached) | self._busy.take(pairs.row)
+        loud = self.loud(pairs, reached)
         if not loud.any():
             return Verdicts.none(), memory
         kept = loud[pairs.group]
         sums, few = sums[kept], pairs.only(loud)
-        carry = {name: self.columns[name][few.row] for name in latch.STATE}
         profile = self.profile[few.row]
         longest = np.argmax(self.buckets[profile], axis=1)[few.group]
         over_longest = sums[np.arange(len(sums)), longest]
-        found = latch.scan(self.limits, profile, carry, few, at[kept], over_longest, by_level=sums)
+        found = latch.scan(self.limits, profile, self.carried(few.row), few, at[kept], over_longest, by_level=sums)
         told = found.verdicts
         level = np.maximum(told.before, told.after).astype(np.int64) - 1
         told = replace(told, value=sums[found.where, level]) if len(told) else told
@@ -168,22 +153,11 @@ class AccumulateWatches:
         amount = np.where(self.counts[profile][pairs.group], grown, value)
         return np.asarray(np.rint(np.clip(amount, 0, LARGEST) * FINEST), np.int64)
 
-    def apply(self, patches: Sequence[Patch]) -> None:
-        for patch in patches:
-            if "#ring" in patch.columns:
-                self._cells["ring"][patch.rows] = patch.columns["#ring"]
-            else:
-                write(self.columns, [patch])
-            if "level" in patch.columns:
-                state = {name: self.columns[name][patch.rows] for name in ("level", "run")}
-                self._busy[patch.rows] = ~latch.resting(state)
+    def _put(self, patch: Patch) -> None:
+        if "#ring" in patch.columns:
+            self._cells["ring"][patch.rows] = patch.columns["#ring"]
+        else:
+            super()._put(patch)
 
     def resting(self) -> Bools:
         return np.asarray(self.columns["bucket"] == NEVER)
-
-    def level(self) -> NDArray[np.int8]:
-        return self.columns["level"]
-
-    def extremes(self, row: int) -> tuple[float, float, int]:
-        columns = self.columns
-        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])

@@ -108,12 +108,9 @@ class AnomalyWatches:
         return AnomalyWatches(rows, self.severity[origin], self.budget[origin], tuple(self.without))
 
     def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
-        if not len(self.rows):
+        pairs = Pairs.watched(self.rows, batch)
+        if pairs is None:
             return Verdicts.none(), []
-        segments = np.flatnonzero(self.rows.is_watched[batch.owner])
-        if not len(segments):
-            return Verdicts.none(), []
-        pairs = Pairs.of(self.rows, batch, segments)
         order = np.argsort(-pairs.count, kind="stable")  # so that those with a k-th reading come first
         score = np.zeros(len(batch.sensor))
         patches: list[Patch] = []

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alerts.detectors import latch
-from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
+from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts
 from alerts.parameters import Seasonal
 from alerts.rules import Rule
 from twin.model import HOUR, Bools, Floats, Ints
@@ -68,56 +68,43 @@ class Settings:
     workdays: list[Ints]
 
 
-class BaselineWatches:
+class BaselineWatches(latch.Latched):
     """All watches of baseline rules. State: by hour of working days, then of days off, the cells [rows, 48]; the record
     of the hour that is going on; a latch. Cells and records are columns of arrays of records: each batch looks at rows
     far from each other."""
 
     def __init__(self, rows: Rows, limits: latch.Limits, settings: Settings, profile: Ints) -> None:
-        self.rows = rows
-        self.limits = limits
-        self.settings = settings
-        self.profile = profile
         n = len(rows)
         self._records = np.full(n, _REST)
         self._cells = np.zeros(n * _CELLS, _CELL)
         by_row = self._cells.reshape(n, _CELLS)
-        self.columns: Columns = latch.at_rest(n) | {name: by_row[name] for name in _CELL.names or ()}
-        self.columns |= {name: self._records[name] for name in _RECORD.names or ()}
-        self._busy = np.zeros(n, bool)  # not at rest, as a latch is
+        memory: Columns = {name: by_row[name] for name in _CELL.names or ()}
+        super().__init__(rows, limits, profile, memory | {name: self._records[name] for name in _RECORD.names or ()})
+        self.settings = settings
 
     @classmethod
     def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> BaselineWatches:
-        profiles: list[tuple[Rule, Sequence[float], Sequence[float]]] = []
-        numbers = np.zeros(len(rules), np.int64)
-        mine: list[Seasonal] = []
-        for r, rule in enumerate(rules):
-            if isinstance(rule.parameters, Seasonal):
-                numbers[r] = len(profiles)
-                mine.append(rule.parameters)
-                profiles.append((rule, *latch.both_sides(rule)))
+        limits, place, mine = latch.signed(rules, "baseline")
+        found = [rule.parameters for rule in mine if isinstance(rule.parameters, Seasonal)]
         measures = ("sigmas", "percent", "amount")
         settings = Settings(
-            np.array([p.utc_offset for p in mine] or [0], np.int64),
-            np.array([measures.index(p.measure) for p in mine] or [0], np.int64),
-            np.array([p.warm_up for p in mine] or [1], np.int64),
-            np.array([p.accept for p in mine] or [1], np.int64),
-            np.array([float(np.nanmin(rule.levels)) for rule, _, _ in profiles] or [1.0]),
-            [np.array(p.days_off, np.int64) for p in mine],
-            [np.array(p.workdays, np.int64) for p in mine],
+            np.array([p.utc_offset for p in found] or [0], np.int64),
+            np.array([measures.index(p.measure) for p in found] or [0], np.int64),
+            np.array([p.warm_up for p in found] or [1], np.int64),
+            np.array([p.accept for p in found] or [1], np.int64),
+            np.array([float(np.nanmin(rule.levels)) for rule in mine] or [1.0]),
+            [np.array(p.days_off, np.int64) for p in found],
+            [np.array(p.workdays, np.int64) for p in found],
         )
-        return cls(rows, latch.Limits.of(profiles), settings, numbers[rows.rule])
+        return cls(rows, limits, settings, place[rows.rule])
 
     def subset(self, rows: Rows, origin: Ints) -> BaselineWatches:
         return BaselineWatches(rows, self.limits, self.settings, self.profile[origin])
 
     def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
-        if not len(self.rows):
+        pairs = Pairs.watched(self.rows, batch)
+        if pairs is None:
             return Verdicts.none(), []
-        segments = np.flatnonzero(self.rows.is_watched.take(batch.owner))
-        if not len(segments):
-            return Verdicts.none(), []
-        pairs = Pairs.of(self.rows, batch, segments)
         at, value = batch.at.take(pairs.reading), batch.value.take(pairs.reading)
         profile = self.profile[pairs.row]
         p = profile[pairs.group]
@@ -128,13 +115,12 @@ class BaselineWatches:
         distance = (value - usual) / unit
 
         # Only watches that are not at rest, or whose limits were reached, need the latch.
-        reached = (distance >= self.limits.outer_hi[p]) | (distance <= self.limits.outer_lo[p])
-        loud = pairs.any(reached) | self._busy.take(pairs.row)
+        loud = self.loud(pairs, self.limits.reached(distance, p))
         if not loud.any():
             return Verdicts.none(), memory
         kept = loud[pairs.group]
         few = pairs.only(loud)
-        carry = {name: self.columns[name][few.row] for name in latch.STATE}
+        carry = self.carried(few.row)
         found = latch.scan(self.limits, profile[loud], carry, few, at[kept], distance[kept], shown=value[kept])
         told, where = found.verdicts, np.flatnonzero(kept)[found.where]
         if len(told):
@@ -284,27 +270,16 @@ class BaselineWatches:
                 off = np.where(mine, (off | np.isin(day, days_off)) & ~np.isin(day, workdays), off)
         return np.asarray(off)
 
-    def apply(self, patches: Sequence[Patch]) -> None:
-        for patch in patches:
-            if "#record" in patch.columns:
-                self._records.view(_WHOLE_RECORD)[patch.rows] = patch.columns["#record"].view(_WHOLE_RECORD)
-            elif "#cell" in patch.columns:
-                self._cells.view(_WHOLE_CELL)[patch.rows] = patch.columns["#cell"].view(_WHOLE_CELL)
-            else:
-                write(self.columns, [patch])
-            if "level" in patch.columns:
-                state = {name: self.columns[name][patch.rows] for name in ("level", "run")}
-                self._busy[patch.rows] = ~latch.resting(state)
+    def _put(self, patch: Patch) -> None:
+        if "#record" in patch.columns:
+            self._records.view(_WHOLE_RECORD)[patch.rows] = patch.columns["#record"].view(_WHOLE_RECORD)
+        elif "#cell" in patch.columns:
+            self._cells.view(_WHOLE_CELL)[patch.rows] = patch.columns["#cell"].view(_WHOLE_CELL)
+        else:
+            super()._put(patch)
 
     def resting(self) -> Bools:
         return np.asarray(self.columns["hour"] == NEVER)
-
-    def level(self) -> NDArray[np.int8]:
-        return self.columns["level"]
-
-    def extremes(self, row: int) -> tuple[float, float, int]:
-        columns = self.columns
-        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])
 
 
 def _usual(now: NDArray[np.void], group: Ints, part: Floats) -> Floats:

@@ -27,10 +27,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alerts.detectors import blocks, latch
-from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
+from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts
 from alerts.parameters import Drifting
 from alerts.rules import Rule
 from twin.model import DAY, Bools, Floats, Ints
@@ -56,55 +55,43 @@ class Settings:
     side: Ints
 
 
-class CusumWatches:
+class CusumWatches(latch.Latched):
     """All watches of cusum rules. State beside that of a block and of a latch: the learnt `mean` and `spread` (mean
     deviation) of `learnt` blocks; the sums `up`, `down`, and the end of the last block at which each was 0; `out`, the
     blocks since the lowest level was reached, and `lately`, their mean."""
 
     def __init__(self, rows: Rows, limits: latch.Limits, settings: Settings, profile: Ints) -> None:
-        self.rows = rows
-        self.limits = limits
-        self.settings = settings
-        self.profile = profile
         n = len(rows)
-        self.columns: Columns = latch.at_rest(n) | blocks.at_rest(n)
-        self.columns |= {name: np.zeros(n) for name in ("mean", "spread", "up", "down", "lately")}
-        self.columns |= {name: np.zeros(n, np.int64) for name in ("learnt", "out")}
-        self.columns |= {name: np.full(n, NEVER) for name in ("up_since", "down_since")}
+        memory: Columns = {name: np.zeros(n) for name in ("mean", "spread", "up", "down", "lately")}
+        memory |= {name: np.zeros(n, np.int64) for name in ("learnt", "out")}
+        memory |= {name: np.full(n, NEVER) for name in ("up_since", "down_since")}
+        super().__init__(rows, limits, profile, blocks.at_rest(n) | memory)
+        self.settings = settings
 
     @classmethod
     def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> CusumWatches:
-        profiles: list[tuple[Rule, Sequence[float], Sequence[float]]] = []
-        numbers = np.zeros(len(rules), np.int64)
-        mine: list[Drifting] = []
-        for r, rule in enumerate(rules):
-            if isinstance(rule.parameters, Drifting):
-                numbers[r] = len(profiles)
-                mine.append(rule.parameters)
-                profiles.append((rule, *latch.both_sides(rule)))
+        limits, place, mine = latch.signed(rules, "cusum")
+        found = [rule.parameters for rule in mine if isinstance(rule.parameters, Drifting)]
         sides = {"above": 1, "below": -1, "either": 0}
         settings = Settings(
-            np.array([p.every for p in mine] or [DAY], np.int64),
-            np.array([p.utc_offset for p in mine] or [0], np.int64),
-            np.array([p.slack for p in mine] or [0.5]),
-            np.array([p.warm_up for p in mine] or [1], np.int64),
-            np.array([p.accept for p in mine] or [1], np.int64),
-            np.array([float(np.nanmin(rule.levels)) for rule, _, _ in profiles] or [1.0]),
-            np.array([float(np.nanmax(rule.levels)) for rule, _, _ in profiles] or [1.0]),
-            np.array([sides[rule.side] for rule, _, _ in profiles] or [0], np.int64),
+            np.array([p.every for p in found] or [DAY], np.int64),
+            np.array([p.utc_offset for p in found] or [0], np.int64),
+            np.array([p.slack for p in found] or [0.5]),
+            np.array([p.warm_up for p in found] or [1], np.int64),
+            np.array([p.accept for p in found] or [1], np.int64),
+            np.array([float(np.nanmin(rule.levels)) for rule in mine] or [1.0]),
+            np.array([float(np.nanmax(rule.levels)) for rule in mine] or [1.0]),
+            np.array([sides[rule.side] for rule in mine] or [0], np.int64),
         )
-        return cls(rows, latch.Limits.of(profiles), settings, numbers[rows.rule])
+        return cls(rows, limits, settings, place[rows.rule])
 
     def subset(self, rows: Rows, origin: Ints) -> CusumWatches:
         return CusumWatches(rows, self.limits, self.settings, self.profile[origin])
 
     def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
-        if not len(self.rows):
+        pairs = Pairs.watched(self.rows, batch)
+        if pairs is None:
             return Verdicts.none(), []
-        segments = np.flatnonzero(self.rows.is_watched.take(batch.owner))
-        if not len(segments):
-            return Verdicts.none(), []
-        pairs = Pairs.of(self.rows, batch, segments)
         at = batch.at.take(pairs.reading)
         p = self.profile[pairs.row][pairs.group]
         block = (at + self.settings.shift[p]) // self.settings.every[p]
@@ -135,9 +122,8 @@ class CusumWatches:
             told["drift"][which], told["edge"][which], told["since"][which] = drift, edge, since
             for name, column in part.items():
                 s[name][place[which]] = column
-        carry = {name: self.columns[name][row] for name in latch.STATE}
         few = Pairs(row, head, count, place, closed.pair)
-        found = latch.scan(self.limits, profile, carry, few, end, told["drift"], shown=mean)
+        found = latch.scan(self.limits, profile, self.carried(row), few, end, told["drift"], shown=mean)
         verdicts, where = found.verdicts, found.where
         if len(verdicts):
             begun = (verdicts.after > verdicts.before) & (told["since"][where] != NEVER)
@@ -202,15 +188,5 @@ class CusumWatches:
         drift = np.where(is_up, sums["up"], -sums["down"])
         return np.where(judged, np.where(ends, 0.0, drift), np.nan), edge, since
 
-    def apply(self, patches: Sequence[Patch]) -> None:
-        write(self.columns, patches)
-
     def resting(self) -> Bools:
         return np.asarray(self.columns["block"] == NEVER)
-
-    def level(self) -> NDArray[np.int8]:
-        return self.columns["level"]
-
-    def extremes(self, row: int) -> tuple[float, float, int]:
-        columns = self.columns
-        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])

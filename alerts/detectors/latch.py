@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from alerts.detectors.rows import FOREVER, NEVER, Columns, Pairs, Verdicts
+from alerts.detectors.rows import FOREVER, NEVER, Columns, Pairs, Patch, Rows, Verdicts, write
 from alerts.rules import Rule
 from twin.model import Bools, Floats, Ints
 
@@ -95,6 +95,10 @@ class Limits:
     mildest_hi: Floats
     mildest_lo: Floats
 
+    def reached(self, x: Floats, p: Ints) -> Bools:
+        """Where any level's condition holds; `p`: each value's profile."""
+        return np.asarray((x >= self.outer_hi.take(p)) | (x <= self.outer_lo.take(p)))
+
     @classmethod
     def of(cls, profiles: Sequence[tuple[Rule, Sequence[float], Sequence[float]]]) -> Limits:
         """Profiles from (rule, upper limits by level, lower limits by level), NaN for none."""
@@ -139,6 +143,55 @@ def both_sides(rule: Rule) -> tuple[Sequence[float], Sequence[float]]:
     nothing = (math.nan,) * K
     up = nothing if rule.side == "below" else rule.levels
     return up, nothing if rule.side == "above" else tuple(-limit for limit in rule.levels)
+
+
+def signed(rules: Sequence[Rule], *detectors: str) -> tuple[Limits, Ints, list[Rule]]:
+    """The limits of the rules of these detectors, whose levels are amounts and whose side tells the direction; each
+    rule's place there (0 for others); and the rules themselves, in order."""
+    place = np.zeros(len(rules), np.int64)
+    mine: list[Rule] = []
+    for r, rule in enumerate(rules):
+        if rule.detector in detectors:
+            place[r] = len(mine)
+            mine.append(rule)
+    return Limits.of([(rule, *both_sides(rule)) for rule in mine]), place, mine
+
+
+class Latched:
+    """What is the same in all families whose levels come from a latch. State: that of the latch, and the family's own
+    `memory`. `profile`: by row, its place in `limits`."""
+
+    def __init__(self, rows: Rows, limits: Limits, profile: Ints, memory: Columns) -> None:
+        self.rows = rows
+        self.limits = limits
+        self.profile = profile
+        self.columns: Columns = at_rest(len(rows)) | memory
+        self._busy = np.zeros(len(rows), bool)  # not at rest, as a latch is
+
+    def loud(self, pairs: Pairs, reached: Bools) -> Bools:
+        """By group, whether it needs the latch: its watch is not at rest, or its limits were `reached` (by pair)."""
+        return pairs.any(reached) | self._busy.take(pairs.row)
+
+    def carried(self, row: Ints) -> Columns:
+        """The latches' state of these rows."""
+        return {name: self.columns[name].take(row, axis=0) for name in STATE}
+
+    def apply(self, patches: Sequence[Patch]) -> None:
+        for patch in patches:
+            self._put(patch)
+            if "level" in patch.columns:
+                state = {name: self.columns[name].take(patch.rows, axis=0) for name in ("level", "run")}
+                self._busy[patch.rows] = ~resting(state)
+
+    def _put(self, patch: Patch) -> None:
+        write(self.columns, [patch])
+
+    def level(self) -> NDArray[np.int8]:
+        return self.columns["level"]
+
+    def extremes(self, row: int) -> tuple[float, float, int]:
+        columns = self.columns
+        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])
 
 
 def _clear_band(upper: float, lower: float, rule: Rule) -> tuple[float, float]:

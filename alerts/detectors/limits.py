@@ -11,25 +11,20 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alerts.detectors import latch
-from alerts.detectors.rows import Batch, Columns, Pairs, Patch, Rows, Verdicts, write
+from alerts.detectors.rows import Batch, Pairs, Patch, Rows, Verdicts
 from alerts.rules import NO_LEVEL, Rule
 from twin.model import Bools, Floats, Indices, Ints
 
 NO_LEVELS = (NO_LEVEL,) * latch.K
 
 
-class LimitWatches:
+class LimitWatches(latch.Latched):
     """All watches of threshold and range rules."""
 
     def __init__(self, rows: Rows, limits: latch.Limits, profile: Ints) -> None:
-        self.rows = rows
-        self.limits = limits
-        self.profile = profile
-        self.columns: Columns = latch.at_rest(len(rows))
-        self._busy = np.zeros(len(rows), bool)
+        super().__init__(rows, limits, profile, {})
         sensors = len(rows.number)
         self._hi, self._lo = np.full(sensors, np.inf), np.full(sensors, -np.inf)
         watched = np.flatnonzero(rows.number)
@@ -81,18 +76,15 @@ class LimitWatches:
         # Of the sensor's watches, those that are at rest and whose own limits were not reached stay out.
         x = batch.value[pairs.reading]
         p = self.profile[pairs.row][pairs.group]
-        out = (x >= self.limits.outer_hi[p]) | (x <= self.limits.outer_lo[p])
-        reached = np.logical_or.reduceat(out, pairs.head)
-        pairs = pairs.only(reached | self._busy[pairs.row])
+        pairs = pairs.only(self.loud(pairs, self.limits.reached(x, p)))
         if not len(pairs.row):
             return Verdicts.none(), []
-        carry = {name: column[pairs.row] for name, column in self.columns.items()}
         at, x = batch.at[pairs.reading], batch.value[pairs.reading]
-        found = latch.scan(self.limits, self.profile[pairs.row], carry, pairs, at, x)
+        found = latch.scan(self.limits, self.profile[pairs.row], self.carried(pairs.row), pairs, at, x)
         return found.verdicts, [Patch(pairs.row, found.columns)]
 
     def apply(self, patches: Sequence[Patch]) -> None:
-        write(self.columns, patches)
+        super().apply(patches)
         for patch in patches:
             self._attend(np.unique(self.rows.sensor[patch.rows]))
 
@@ -106,10 +98,9 @@ class LimitWatches:
         busy, lasts = ~latch.resting(state), latch.lasting(self.limits, p, state)
         last = np.maximum.reduceat(np.where(lasts, state["value"], -np.inf), head)
         x = np.repeat(last, number)
-        wakes = (x >= self.limits.outer_hi[p]) | (x <= self.limits.outer_lo[p])
+        wakes = self.limits.reached(x, p)
         is_moving = np.logical_or.reduceat(np.where(busy, ~lasts | (state["value"] != x), wakes), head)
         is_busy = np.logical_or.reduceat(busy, head)
-        self._busy[row] = busy
         low = np.where(is_moving, np.inf, np.nextafter(last, -np.inf))
         high = np.where(is_moving, -np.inf, np.nextafter(last, np.inf))
         self._quiet[sensor, 0] = np.where(is_busy, low, self._lo[sensor])
@@ -117,13 +108,6 @@ class LimitWatches:
 
     def resting(self) -> Bools:
         return ~self._busy
-
-    def level(self) -> NDArray[np.int8]:
-        return self.columns["level"]
-
-    def extremes(self, row: int) -> tuple[float, float, int]:
-        columns = self.columns
-        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])
 
 
 def _at(rule: Rule, bound: float) -> list[float]:

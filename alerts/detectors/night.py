@@ -16,16 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alerts.detectors import blocks, latch
-from alerts.detectors.rows import FOREVER, NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
+from alerts.detectors.rows import FOREVER, NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts
 from alerts.parameters import Nightly
-from alerts.rules import NO_LEVEL, Rule
+from alerts.rules import Rule
 from twin.model import DAY, Bools, Floats, Ints
 
 NIGHTS: Final = 14
-_NO_LEVELS: Final = (NO_LEVEL,) * latch.K
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,43 +39,36 @@ class Settings:
     mildest: Floats
 
 
-class NightWatches:
+class NightWatches(latch.Latched):
     """All watches of night rules. State beside that of a block and of a latch: `nights` [rows, 14] (NaN: none yet),
     `learnt`, how many nights were, `away`, how many in a row were not."""
 
     def __init__(self, rows: Rows, limits: latch.Limits, settings: Settings, profile: Ints) -> None:
-        self.rows = rows
-        self.limits = limits
-        self.settings = settings
-        self.profile = profile
         n = len(rows)
-        self.columns: Columns = latch.at_rest(n) | blocks.at_rest(n)
-        self.columns |= {"nights": np.full((n, NIGHTS), np.nan), "learnt": np.zeros(n, np.int64)}
-        self.columns |= {"away": np.zeros(n, np.int64)}
+        memory: Columns = {
+            "nights": np.full((n, NIGHTS), np.nan),
+            "learnt": np.zeros(n, np.int64),
+            "away": np.zeros(n, np.int64),
+        }
+        super().__init__(rows, limits, profile, blocks.at_rest(n) | memory)
+        self.settings = settings
         # By sensor, from when on a reading matters to any of its watches: not on the day after a night that is known.
         self._wakes_at = np.full(len(rows.number), FOREVER)
         self._wakes_at[rows.sensor] = NEVER
 
     @classmethod
     def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> NightWatches:
-        profiles: list[tuple[Rule, Sequence[float], Sequence[float]]] = []
-        numbers = np.zeros(len(rules), np.int64)
-        mine: list[Nightly] = []
-        for r, rule in enumerate(rules):
-            if isinstance(rule.parameters, Nightly):
-                numbers[r] = len(profiles)
-                mine.append(rule.parameters)
-                profiles.append((rule, *latch.both_sides(rule)))
-        mildest = [float(np.nanmin(rule.levels)) for rule, _, _ in profiles]
+        limits, place, mine = latch.signed(rules, "night")
+        found = [rule.parameters for rule in mine if isinstance(rule.parameters, Nightly)]
         settings = Settings(
-            np.array([p.begin - p.utc_offset for p in mine] or [0], np.int64),
-            np.array([p.length for p in mine] or [DAY], np.int64),
-            np.array([p.of == "mean" for p in mine] or [False]),
-            np.array([p.warm_up for p in mine] or [1], np.int64),
-            np.array([p.accept for p in mine] or [1], np.int64),
-            np.array(mildest or [1.0]),
+            np.array([p.begin - p.utc_offset for p in found] or [0], np.int64),
+            np.array([p.length for p in found] or [DAY], np.int64),
+            np.array([p.of == "mean" for p in found] or [False]),
+            np.array([p.warm_up for p in found] or [1], np.int64),
+            np.array([p.accept for p in found] or [1], np.int64),
+            np.array([float(np.nanmin(rule.levels)) for rule in mine] or [1.0]),
         )
-        return cls(rows, latch.Limits.of(profiles), settings, numbers[rows.rule])
+        return cls(rows, limits, settings, place[rows.rule])
 
     def subset(self, rows: Rows, origin: Ints) -> NightWatches:
         return NightWatches(rows, self.limits, self.settings, self.profile[origin])
@@ -138,9 +129,8 @@ class NightWatches:
             s["learnt"][r] += learns
             change[which], median[which] = found, middle
         end = (closed.block // 2) * DAY + settings.begin[p] + settings.length[p]
-        carry = {name: self.columns[name][row] for name in latch.STATE}
         few = Pairs(row, head, count, place, closed.pair)
-        found_ = latch.scan(self.limits, profile, carry, few, end, change, shown=flow)
+        found_ = latch.scan(self.limits, profile, self.carried(row), few, end, change, shown=flow)
         told, where = found_.verdicts, found_.where
         if len(told):
             told = replace(
@@ -152,7 +142,7 @@ class NightWatches:
         return told, Patch(row, s | found_.columns)
 
     def apply(self, patches: Sequence[Patch]) -> None:
-        write(self.columns, patches)
+        super().apply(patches)
         for patch in patches:
             if "block" not in patch.columns:
                 continue
@@ -166,13 +156,6 @@ class NightWatches:
 
     def resting(self) -> Bools:
         return np.asarray(self.columns["block"] == NEVER)
-
-    def level(self) -> NDArray[np.int8]:
-        return self.columns["level"]
-
-    def extremes(self, row: int) -> tuple[float, float, int]:
-        columns = self.columns
-        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])
 
 
 def _median(nights: Floats, known: Ints) -> Floats:

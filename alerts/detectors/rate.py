@@ -15,67 +15,53 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alerts.detectors import latch
-from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts, write
+from alerts.detectors.rows import NEVER, Batch, Columns, Pairs, Patch, Rows, Verdicts
 from alerts.rules import Rule
 from twin.model import Bools, Floats, Ints
 
 BUCKETS: Final = 17  # a window of 16 buckets touches at most 17
 
 
-class RateWatches:
+class RateWatches(latch.Latched):
     """All watches of rate rules. `ring_at`, `ring_value` [rows, 17]: bucket b's first reading is in slot b % 17."""
 
     def __init__(self, rows: Rows, limits: latch.Limits, window: Ints, profile: Ints) -> None:
-        self.rows = rows
-        self.limits = limits
-        self.window = window
-        self.bucket = -(-window // (BUCKETS - 1))
-        self.profile = profile
-        self.columns: Columns = latch.at_rest(len(rows)) | {
+        memory: Columns = {
             "ring_at": np.full((len(rows), BUCKETS), NEVER),
             "ring_value": np.full((len(rows), BUCKETS), np.nan),
             "newest_at": np.full(len(rows), NEVER),
             "newest_value": np.full(len(rows), np.nan),
         }
-        self._busy = np.zeros(len(rows), bool)  # not at rest, as a latch is
+        super().__init__(rows, limits, profile, memory)
+        self.window = window
+        self.bucket = -(-window // (BUCKETS - 1))
 
     @classmethod
     def build(cls, rules: Sequence[Rule], rows: Rows, low: Floats, high: Floats) -> RateWatches:
-        profiles: list[tuple[Rule, Sequence[float], Sequence[float]]] = []
-        numbers = np.zeros(len(rules), np.int64)
-        for r, rule in enumerate(rules):
-            if rule.detector == "rate":
-                numbers[r] = len(profiles)
-                profiles.append((rule, *latch.both_sides(rule)))
-        window = np.array([rule.window for rule, _, _ in profiles] or [1], np.int64)
-        return cls(rows, latch.Limits.of(profiles), window, numbers[rows.rule])
+        limits, place, mine = latch.signed(rules, "rate")
+        window = np.array([rule.window for rule in mine] or [1], np.int64)
+        return cls(rows, limits, window, place[rows.rule])
 
     def subset(self, rows: Rows, origin: Ints) -> RateWatches:
         return RateWatches(rows, self.limits, self.window, self.profile[origin])
 
     def observe(self, batch: Batch) -> tuple[Verdicts, list[Patch]]:
-        if not len(self.rows):
+        pairs = Pairs.watched(self.rows, batch)
+        if pairs is None:
             return Verdicts.none(), []
-        segments = np.flatnonzero(self.rows.is_watched.take(batch.owner))
-        if not len(segments):
-            return Verdicts.none(), []
-        pairs = Pairs.of(self.rows, batch, segments)
         at, value = batch.at.take(pairs.reading), batch.value.take(pairs.reading)
         profile = self.profile.take(pairs.row)
         p = profile.take(pairs.group)
         change, memory = self._change(pairs, at, value, p)
 
         # Only watches that are not at rest, or whose limits were reached, need the latch.
-        reached = (change >= self.limits.outer_hi.take(p)) | (change <= self.limits.outer_lo.take(p))
-        loud = pairs.any(reached) | self._busy.take(pairs.row)
+        loud = self.loud(pairs, self.limits.reached(change, p))
         if not loud.any():
             return Verdicts.none(), [memory]
         kept, few = loud[pairs.group], pairs.only(loud)
-        carry = {name: self.columns[name].take(few.row, axis=0) for name in latch.STATE}
-        found = latch.scan(self.limits, profile[loud], carry, few, at[kept], change[kept])
+        found = latch.scan(self.limits, profile[loud], self.carried(few.row), few, at[kept], change[kept])
         return found.verdicts, [memory, Patch(few.row, found.columns)]
 
     def _change(self, pairs: Pairs, at: Ints, value: Floats, p: Ints) -> tuple[Floats, Patch]:
@@ -137,19 +123,5 @@ class RateWatches:
         }
         return value - reference, Patch(row, memory)
 
-    def apply(self, patches: Sequence[Patch]) -> None:
-        write(self.columns, patches)
-        for patch in patches:
-            if "level" in patch.columns:
-                state = {name: self.columns[name][patch.rows] for name in ("level", "run")}
-                self._busy[patch.rows] = ~latch.resting(state)
-
     def resting(self) -> Bools:
         return np.asarray(self.columns["newest_at"] == NEVER)
-
-    def level(self) -> NDArray[np.int8]:
-        return self.columns["level"]
-
-    def extremes(self, row: int) -> tuple[float, float, int]:
-        columns = self.columns
-        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])

@@ -13,33 +13,18 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alerts.detectors import latch
 from alerts.detectors.joined import Groups, Join, Samples
-from alerts.detectors.rows import Batch, Columns, Patch, Rows, Verdicts, write
+from alerts.detectors.rows import Batch, Patch, Rows, Verdicts
 from alerts.parameters import Neighbours, Residual
-from alerts.rules import NO_LEVEL, Rule
+from alerts.rules import Rule
 from twin.model import Bools, Floats, Ints
 
 DEPTH: Final = 64  # readings that a model's series may be ahead
-_NO_LEVELS: Final = (NO_LEVEL,) * latch.K
 
 
-def signed_limits(rules: Sequence[Rule], detectors: Sequence[str]) -> tuple[latch.Limits, Ints]:
-    """The limits of rules whose levels are amounts and whose side is the direction, and each rule's place there."""
-    profiles: list[tuple[Rule, Sequence[float], Sequence[float]]] = []
-    place = np.zeros(len(rules), np.int64)
-    for r, rule in enumerate(rules):
-        if rule.detector in detectors:
-            place[r] = len(profiles)
-            up = _NO_LEVELS if rule.side == "below" else rule.levels
-            down = _NO_LEVELS if rule.side == "above" else tuple(-limit for limit in rule.levels)
-            profiles.append((rule, up, down))
-    return latch.Limits.of(profiles), place
-
-
-class DeviationWatches:
+class DeviationWatches(latch.Latched):
     """All watches of one of the two kinds. `least`: by row, how many others must show something."""
 
     detector = "residual"
@@ -48,18 +33,15 @@ class DeviationWatches:
     def __init__(
         self, rows: Rows, groups: Groups, limits: latch.Limits, profile: Ints, least: Ints, is_percent: Bools
     ) -> None:  # fmt: skip
-        self.rows = rows
-        self.limits = limits
-        self.profile = profile
+        self.join = Join(rows, groups, self.depth)
+        super().__init__(rows, limits, profile, self.join.columns)
         self.least = least
         self.is_percent = is_percent
-        self.join = Join(rows, groups, self.depth)
-        self.columns: Columns = latch.at_rest(len(rows)) | self.join.columns
         self.lasts: Sequence[str] = tuple(latch.STATE)
 
     @classmethod
     def grouped(cls, rules: Sequence[Rule], rows: Rows, groups: Groups) -> Self:
-        limits, place = signed_limits(rules, (cls.detector,))
+        limits, place, _ = latch.signed(rules, cls.detector)
         least, is_percent = np.ones(len(rules) or 1, np.int64), np.zeros(len(rules) or 1, bool)
         for r, rule in enumerate(rules):
             if isinstance(rule.parameters, Residual | Neighbours):
@@ -84,17 +66,13 @@ class DeviationWatches:
         x = self._deviations(samples)
         # Only watches that are not at rest, or whose limits were reached, need the latch.
         p = self.profile[pairs.row][pairs.group]
-        reached = (x >= self.limits.outer_hi[p]) | (x <= self.limits.outer_lo[p])
-        state = {name: self.columns[name][pairs.row] for name in latch.STATE}
-        loud = np.logical_or.reduceat(reached, pairs.head) | ~latch.resting(state)
+        loud = self.loud(pairs, self.limits.reached(x, p))
         if not loud.any():
             return Verdicts.none(), [remembered]
-        kept = loud[pairs.group]
-        carry = {name: column[loud] for name, column in state.items()}
-        found = latch.scan(
-            self.limits, self.profile[pairs.row[loud]], carry, pairs.only(loud), samples.at[kept], x[kept]
-        )
-        return found.verdicts, [remembered, Patch(pairs.row[loud], found.columns)]
+        kept, few = loud[pairs.group], pairs.only(loud)
+        carry = self.carried(few.row)
+        found = latch.scan(self.limits, self.profile[few.row], carry, few, samples.at[kept], x[kept])
+        return found.verdicts, [remembered, Patch(few.row, found.columns)]
 
     def _deviations(self, samples: Samples) -> Floats:
         """By sample; NaN where there is no verdict."""
@@ -114,18 +92,11 @@ class DeviationWatches:
         return np.asarray(np.where(np.isfinite(x), x, np.nan))
 
     def apply(self, patches: Sequence[Patch]) -> None:
-        write(self.columns, patches)
+        super().apply(patches)
         self.join.apply(patches)
 
     def resting(self) -> Bools:
         return latch.resting(self.columns) & self.join.resting()
-
-    def level(self) -> NDArray[np.int8]:
-        return self.columns["level"]
-
-    def extremes(self, row: int) -> tuple[float, float, int]:
-        columns = self.columns
-        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])
 
 
 class NeighbourWatches(DeviationWatches):

@@ -125,6 +125,14 @@ class Pairs:
         return cls.grouped(row, np.repeat(start, number), np.repeat(count, number))
 
     @classmethod
+    def watched(cls, rows: Rows, batch: Batch) -> Pairs | None:
+        """The pairs of all readings that any row looks at; None if there are none."""
+        if not len(rows):
+            return None
+        segments = np.flatnonzero(rows.is_watched.take(batch.owner))
+        return cls.of(rows, batch, segments) if len(segments) else None
+
+    @classmethod
     def grouped(cls, row: Ints, start: Ints, count: Ints) -> Pairs:
         head = np.cumsum(count) - count
         return cls(row, head, count, np.repeat(np.arange(len(row)), count), spans(start, count))

@@ -16,12 +16,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alerts.detectors import latch
 from alerts.detectors.joined import Groups, Join, Samples
-from alerts.detectors.residual import signed_limits
-from alerts.detectors.rows import NEVER, Batch, Columns, Patch, Rows, Verdicts, write
+from alerts.detectors.rows import NEVER, Batch, Columns, Patch, Rows, Verdicts
 from alerts.parameters import Spectrum
 from alerts.rules import Rule
 from twin.model import Bools, Floats, Ints
@@ -33,26 +31,24 @@ DEPTH: Final = 64
 _LEARNT: Final = ("number", "normal", "warmth", "spread", "common", "residual")
 
 
-class SpectrumWatches:
+class SpectrumWatches(latch.Latched):
     """All watches of spectrum rules. Learnt, by row: `number` of samples, means `normal` and `warmth`, mean square
     `spread` of the temperature, mean product `common` of both, mean absolute `residual`; `first_at`."""
 
     def __init__(
         self, rows: Rows, groups: Groups, limits: latch.Limits, profile: Ints, learn: Ints, is_percent: Bools
     ) -> None:  # fmt: skip
-        self.rows = rows
-        self.limits = limits
-        self.profile = profile
+        self.join = Join(rows, groups, DEPTH)
+        memory: Columns = {name: np.zeros(len(rows)) for name in _LEARNT}
+        memory |= {"first_at": np.full(len(rows), NEVER)}
+        super().__init__(rows, limits, profile, memory | self.join.columns)
         self.learn = learn
         self.is_percent = is_percent
-        self.join = Join(rows, groups, DEPTH)
-        self.columns: Columns = latch.at_rest(len(rows)) | {name: np.zeros(len(rows)) for name in _LEARNT}
-        self.columns |= {"first_at": np.full(len(rows), NEVER)} | self.join.columns
         self.lasts: Sequence[str] = tuple(latch.STATE)
 
     @classmethod
     def grouped(cls, rules: Sequence[Rule], rows: Rows, groups: Groups) -> SpectrumWatches:
-        limits, place = signed_limits(rules, ("spectrum",))
+        limits, place, _ = latch.signed(rules, "spectrum")
         learn, is_percent = np.zeros(len(rules) or 1, np.int64), np.zeros(len(rules) or 1, bool)
         for r, rule in enumerate(rules):
             if isinstance(rule.parameters, Spectrum):
@@ -76,8 +72,7 @@ class SpectrumWatches:
         if not len(pairs.row):
             return Verdicts.none(), [remembered]
         x, learnt = self._deviations(samples)
-        carry = {name: self.columns[name][pairs.row] for name in latch.STATE}
-        found = latch.scan(self.limits, self.profile[pairs.row], carry, pairs, samples.at, x)
+        found = latch.scan(self.limits, self.profile[pairs.row], self.carried(pairs.row), pairs, samples.at, x)
         return found.verdicts, [remembered, Patch(pairs.row, learnt | found.columns)]
 
     def _deviations(self, samples: Samples) -> tuple[Floats, Columns]:
@@ -115,18 +110,11 @@ class SpectrumWatches:
         return np.where(self.is_percent[row[group]], 100 * (value - expected) / size, scaled)
 
     def apply(self, patches: Sequence[Patch]) -> None:
-        write(self.columns, patches)
+        super().apply(patches)
         self.join.apply(patches)
 
     def resting(self) -> Bools:
         return latch.resting(self.columns) & self.join.resting()
-
-    def level(self) -> NDArray[np.int8]:
-        return self.columns["level"]
-
-    def extremes(self, row: int) -> tuple[float, float, int]:
-        columns = self.columns
-        return float(columns["value"][row]), float(columns["peak"][row]), int(columns["peak_level"][row])
 
 
 def _line(s: Columns, group: Ints, t: Floats) -> Floats:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from alerts.documents import from_json, from_toml, toml_key, toml_value
 from alerts.rules import Words, parse_duration
 from twin.model import DAY, HOUR, LEVELS, MINUTE, SECOND, Micros, Problem, Refused
 
@@ -267,23 +268,13 @@ def local(at: Micros, zone: str) -> dt.datetime:
 def parse_plan(text: str | bytes, kept: Mapping[str, Any] | None = None) -> Plan:
     """The plan of a TOML text. A secret written `***` is the one that `kept`, the table of the plan before, has at its
     place. Raises `InvalidPlan` with every mistake."""
-    decoded = _decode(text)
-    try:
-        table = tomllib.loads(decoded)
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r"at line (\d+)", str(error))
-        raise InvalidPlan([Problem(f"line {found[1]}" if found else "file", "", f"not TOML: {error}")]) from None
-    except (RecursionError, ValueError) as error:
-        raise InvalidPlan([Problem("file", "", f"not TOML: {error or 'nested too deeply'}")]) from None
+    table, decoded = from_toml(text, MAX_TEXT, InvalidPlan)
     return parse_table(table, kept, _Lines(decoded))
 
 
 def parse_json(text: str | bytes, kept: Mapping[str, Any] | None = None) -> Plan:
     """The same from JSON."""
-    try:
-        table = json.loads(_decode(text))
-    except (ValueError, RecursionError) as error:
-        raise InvalidPlan([Problem("file", "", f"not JSON: {error}")]) from None
+    table = from_json(text, MAX_TEXT, InvalidPlan)
     if not isinstance(table, dict):
         raise InvalidPlan([Problem("file", "", "must be an object")])
     table.pop("version", None)  # what GET adds may stay in it
@@ -376,37 +367,25 @@ def masked_text(text: str, table: Mapping[str, Any]) -> str:
 
 def to_toml(table: Mapping[str, Any]) -> str:
     """TOML that parses into the same document."""
-    lines = [f"{_key(key)} = {_value(value)}" for key, value in table.items() if not _is_tables(value)]
+    lines = _fields({key: value for key, value in table.items() if not _is_tables(value)})
     for key, value in table.items():
         if not _is_tables(value):
             continue
         several = value if isinstance(value, list) else None
         for item in several or ():
-            lines += ["", f"[[{_key(key)}]]", *(f"{_key(k)} = {_value(v)}" for k, v in item.items())]
+            lines += ["", f"[[{toml_key(key)}]]", *_fields(item)]
         for name, item in value.items() if isinstance(value, dict) else ():
-            lines += ["", f"[{_key(key)}.{_key(name)}]", *(f"{_key(k)} = {_value(v)}" for k, v in item.items())]
+            lines += ["", f"[{toml_key(key)}.{toml_key(name)}]", *_fields(item)]
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _fields(table: Mapping[str, Any]) -> list[str]:
+    return [f"{toml_key(key)} = {toml_value(value)}" for key, value in table.items()]
 
 
 def _is_tables(value: object) -> bool:
     inner = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
     return bool(inner) and all(isinstance(item, dict) for item in inner)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(str(k))} = {_value(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(v) for v in value) + "]"
-    return str(value) if isinstance(value, dt.date | dt.time) else repr(value)
 
 
 def _put(table: dict[str, Any], place: tuple[str, str, str | None], value: str) -> None:
@@ -430,18 +409,6 @@ def _restored(table: dict[str, Any], kept: Mapping[str, Any], problems: list[Pro
             where = key if inner is None else f"{key}.{inner}"
             problems.append(Problem(f"receiver.{name}", where, "no secret is kept here: give it, or env:NAME"))
     return table
-
-
-def _decode(text: str | bytes) -> str:
-    if len(text) > MAX_TEXT:
-        raise InvalidPlan([Problem("file", "", f"larger than {MAX_TEXT >> 20} MiB")])
-    if isinstance(text, str):
-        return text.removeprefix("\ufeff")
-    try:
-        return text.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = text[: error.start].count(b"\n") + 1
-        raise InvalidPlan([Problem(f"line {line}", "", "not UTF-8")]) from None
 
 
 class _Lines:

@@ -29,7 +29,7 @@ from twin.api.parameters import (
     words,
 )
 from twin.api.view import ServiceView
-from twin.desk import ACTIONS, Action
+from twin.incident_desk import ACTIONS, Action
 from twin.live import alerts_json, level_word
 from twin.model import LEVELS, Level, NotFound, iso
 from twin.store import incidents as store

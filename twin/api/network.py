@@ -19,6 +19,9 @@ from twin.api.assets import AsOf, Known, Networks, find_asset, reached, with_sen
 from twin.api.errors import Invalid
 from twin.api.laid import Laid, all_in_box, around, hull, laid_in, rounded, shapes
 from twin.api.parameters import (
+    BOM,
+    CSV,
+    JSON,
     After,
     Limit,
     Text,
@@ -31,7 +34,6 @@ from twin.api.parameters import (
     parse_cursor,
     words,
 )
-from twin.api.readings import BOM, CSV, JSON
 from twin.api.view import ServiceView
 from twin.model import Conflict, Floats, Indices, Micros, NotFound, Quality, iso
 from twin.network import plan

@@ -14,6 +14,8 @@ from alerts.notify.notice import KINDS
 from alerts.notify.plan import masked
 from twin.api.errors import Invalid
 from twin.api.parameters import (
+    JSON,
+    TOML,
     After,
     IfMatch,
     Key,
@@ -23,6 +25,7 @@ from twin.api.parameters import (
     cursor,
     example,
     instant,
+    is_json_body,
     json_answer,
     json_model,
     json_request,
@@ -33,7 +36,6 @@ from twin.api.parameters import (
     version_named,
     words,
 )
-from twin.api.rules import JSON, TOML, is_json_body
 from twin.api.view import ServiceView
 from twin.model import NotFound, iso
 from twin.store import notify as store

@@ -20,6 +20,14 @@ from ingest.commands import Once
 from twin.api.errors import Invalid
 from twin.model import EARLIEST, EPOCH, HOUR, LATEST, Micros, iso, micros, parse_time
 
+JSON: Final = "application/json"
+CSV: Final = "text/csv"
+BOM: Final = b"\xef\xbb\xbf"  # Excel reads a CSV as UTF-8 only with it
+TOML: Final = "application/toml"
+# Named TOML, or not named at all: curl says x-www-form-urlencoded of what it is given to send.
+_TOML_TYPES: Final = (TOML, "application/x-toml", "text/toml", "text/x-toml", "text/plain")
+_NO_TYPES: Final = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+
 BEGINNING: Final = micros(EPOCH.replace(year=2000))  # no reading is older (contract 3)
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="每页条数 / items on a page")]
@@ -199,6 +207,15 @@ async def json_object(request: Request) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise Invalid("", "the body must be a JSON object", "请求体必须是 JSON 对象")
     return given
+
+
+def is_json_body(request: Request, data: bytes) -> bool:
+    """Whether a body is JSON, else it is TOML; 415 where it is called anything else."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = media.endswith("json") or (media in _NO_TYPES and data.lstrip()[:1] == b"{")
+    if not is_json and media not in _TOML_TYPES + _NO_TYPES:
+        raise Invalid("Content-Type", f"must be {TOML} or {JSON}", f"必须是 {TOML} 或 {JSON}", 415)
+    return is_json
 
 
 async def json_model(request: Request, model: type[Model]) -> Model:

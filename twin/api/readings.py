@@ -13,6 +13,9 @@ from starlette.responses import Response, StreamingResponse
 
 from twin.api.errors import Invalid
 from twin.api.parameters import (
+    BOM,
+    CSV,
+    JSON,
     After,
     Box,
     From,
@@ -36,9 +39,6 @@ from twin.live import isos
 from twin.model import SECOND, Micros, Quality, iso
 from twin.store.reader import WIDTHS, Bucket
 
-JSON: Final = "application/json"
-CSV: Final = "text/csv"
-BOM: Final = b"\xef\xbb\xbf"  # Excel reads a CSV as UTF-8 only with it
 SILENT_INTERVALS: Final = 3
 CSV_BUCKETS: Final = 10_000
 ARROW_ROWS: Final = 50_000  # of a piece

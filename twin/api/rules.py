@@ -16,6 +16,8 @@ from alerts.rules import Override, Rule, RuleSet, parse_duration, parse_rules, p
 from alerts.scopes import Fitted, Lack
 from twin.api.errors import Invalid, done
 from twin.api.parameters import (
+    JSON,
+    TOML,
     After,
     IfMatch,
     Limit,
@@ -23,6 +25,7 @@ from twin.api.parameters import (
     accepted,
     cursor,
     example,
+    is_json_body,
     json_answer,
     page,
     parse_cursor,
@@ -34,12 +37,6 @@ from twin.api.waiting import answered
 from twin.backtests import Asked
 from twin.model import LEVELS, InvalidRules, NotFound, Refused, iso
 from twin.store.reader import RuleSetRow
-
-TOML: Final = "application/toml"
-JSON: Final = "application/json"
-# Named TOML, or not named at all: curl says x-www-form-urlencoded of what it is given to send.
-_TOML_TYPES: Final = (TOML, "application/x-toml", "text/toml", "text/x-toml", "text/plain")
-_NO_TYPES: Final = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 EXAMPLE: Final[dict[str, Any]] = {
     "id": "road-ponding", "title": {"zh": "道路积水", "en": "Road ponding"}, "kind": "drainage.ponding_depth",
@@ -281,15 +278,6 @@ def router(service: ServiceView) -> APIRouter:
         raise NotFound(f"no rule {id} / 没有规则 {id}")
 
     return routes
-
-
-def is_json_body(request: Request, data: bytes) -> bool:
-    """Whether a body is JSON, else it is TOML; 415 where it is called anything else."""
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_json = media.endswith("json") or (media in _NO_TYPES and data.lstrip()[:1] == b"{")
-    if not is_json and media not in _TOML_TYPES + _NO_TYPES:
-        raise Invalid("Content-Type", f"must be {TOML} or {JSON}", f"必须是 {TOML} 或 {JSON}", 415)
-    return is_json
 
 
 def _from_json(data: bytes, service: ServiceView) -> RuleSet:

@@ -11,7 +11,7 @@ from alerts.scopes import Fitted
 from ingest.commands import Once
 from twin.backtests import Asked
 from twin.catalog import Catalog
-from twin.desk import Action
+from twin.incident_desk import Action
 from twin.live import Live
 from twin.model import Alert, AlertEvent, Hold, Micros, Sensor
 from twin.model_imports import ModelImports

@@ -64,9 +64,10 @@ COMMAND_PATIENCE_S: Final = 3.0
 SLOW_S: Final = 5.0  # a database that has not answered for so long is not ready
 COMMANDS: Final = 1000  # operators' commands waiting at the most; one more is refused
 FIRST_MESSAGES: Final = 500  # in a first batch, when nobody knows yet how many readings a message has
-BATCH_READINGS: Final = 25_000  # more in one commit gain nothing and make all wait longer
+BATCH_READINGS: Final = 50_000  # more in one commit gain little and make all wait longer
 AHEAD_FROM: Final = 1000  # readings in an outcome from which on handing it over pays: some 2 ms of writing
 AHEAD_FROM_BLOCKS: Final = 50  # the same of waveforms
+SENT_S: Final = 0.05  # decoding waits so long at the most until a batch is sent: the two would wait for each other
 AHEAD_GOES: Final = 10  # a batch's messages are decoded in so many goes: the commit's end waits for one
 AHEAD_BYTES: Final = 16 << 20  # taken ahead at the most, or one go
 CROWD: Final = 500  # where so many messages came during a commit, some 40,000 a second, a batch waits for
@@ -150,7 +151,16 @@ class _Ahead:
     def of(self, messages: Messages, changes: int) -> Decoded | None:
         """What these messages were decoded to; None unless they are all of those taken ahead, and it still holds."""
         is_whole = messages is self.messages and sum(size for size, _ in self.decoded) == len(messages)
-        return Decoded.join(self.decoded) if is_whole and messages and changes == self.changes else None
+        if not (is_whole and messages and changes == self.changes):
+            return None
+        self.join()
+        return self.decoded[0][1]
+
+    def join(self) -> None:
+        """Make one of what was decoded in several goes."""
+        if len(self.decoded) > 1:
+            size = sum(size for size, _ in self.decoded)
+            self.decoded[:] = [(size, Decoded.join(self.decoded).by_sensor())]
 
 
 class Pipeline:
@@ -469,9 +479,13 @@ class Pipeline:
         outcome = decision.outcome
         if len(outcome.readings) < AHEAD_FROM and len(outcome.waveforms) < AHEAD_FROM_BLOCKS:
             return self._with_database(lambda: self.writer.commit(outcome))
-        committing = self._scribe.submit(lambda: self._with_database(lambda: self.writer.commit(outcome)))
+        sent = threading.Event()
+        committing = self._scribe.submit(lambda: self._with_database(lambda: self.writer.commit(outcome, sent.set)))
         committing.add_done_callback(lambda _: self.inbox.wake())
+        sent.wait(SENT_S)
         self._take_ahead(self._ahead, TICK_S, self.linger_s, lambda: committing.done() or self._stopping.is_set())
+        if not committing.done():
+            self._ahead.join()
         return committing.result()
 
     def commit(self, decision: Decision) -> list[AlertEvent]:

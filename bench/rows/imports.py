@@ -20,7 +20,7 @@ from ingest.arrow import ROWS
 from twin.importing import import_files
 from twin.model import Ints, Readings
 from twin.settings import load as load_settings
-from twin.store.database import pack_readings
+from twin.store.database import packed_readings
 
 SENSORS: Final = 1_000
 READINGS: Final = 2_000_000
@@ -142,7 +142,7 @@ def _bare(
     columns = Readings(sensor.astype(np.int32), at_ms * 1000, at_ms * 1000, value, np.zeros(len(sensor), np.uint8))
     days = np.unique(columns.observed_at // 86_400_000_000).tolist()
     blocks = [
-        pack_readings(columns.take(np.arange(begin, min(begin + ROWS, len(sensor)))), 1)
+        b"".join(packed_readings(columns.take(np.arange(begin, min(begin + ROWS, len(sensor)))).in_order(), 1))
         for begin in range(0, len(sensor), ROWS)
     ]
     connection.execute("create table bare (like readings including all) partition by range (observed_at)")

@@ -15,7 +15,7 @@ from bench.city import BEGIN_MS, PACK, STEP_MS, City, Stream
 from bench.report import Figure
 from bench.services import Bench, RowFailed, Run, Running
 from twin.model import Readings
-from twin.store.database import pack_readings
+from twin.store.database import packed_readings
 
 SENSORS: Final = 10_000
 SINGLES: Final = 60_000
@@ -194,7 +194,7 @@ def bare_copy(running: Running, city: City, readings: int, batch: int, number: i
     at = (BEGIN_MS + i // city.size * STEP_MS + i % city.size % 50_000) * 1000
     columns = Readings(sensor, at, at, city.base[sensor], np.zeros(readings, np.uint8))
     blocks = [
-        pack_readings(columns.take(np.arange(begin, min(begin + batch, readings))), 1)
+        b"".join(packed_readings(columns.take(np.arange(begin, min(begin + batch, readings))).in_order(), 1))
         for begin in range(0, readings, batch)
     ]
     table = f"bare_{number}"

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from twin.model import DAY, HOUR, MINUTE, SECOND, Readings, StoreUnavailable, parse_time
-from twin.store.database import pack_readings
+from twin.store.database import packed_readings
 from twin.store.migrate import flavour_of, migrate
 from twin.store.partitions import Partitions
 from twin.store.reader import AlertQuery, Bucket, Part, Reader, plan
@@ -76,7 +76,7 @@ def fill(dsn: str, times: Any, values: Any, quality: Any = 0, sensor: int = 3, r
                 "copy readings (sensor_id, observed_at, received_at, value, quality, batch) from stdin (format binary)"
             ) as copy,
         ):
-            copy.write(pack_readings(readings, 1))
+            copy.write(b"".join(packed_readings(readings.in_order(), 1)))
 
 
 def refresh(dsn: str) -> None:

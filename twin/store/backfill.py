@@ -12,7 +12,7 @@ import psycopg
 
 from twin.catalog import Catalog
 from twin.model import DAY, Ints, Readings, StoreUnavailable
-from twin.store.database import POSTGRES_EPOCH, Connection, packed_pieces
+from twin.store.database import POSTGRES_EPOCH, Connection, packed_readings
 from twin.store.migrate import flavour_of
 from twin.store.partitions import Partitions
 
@@ -150,7 +150,7 @@ class Backfill:
             self._connection.cursor() as cursor,
             cursor.copy(f"copy {table} {_COLUMNS} from stdin (format binary)".encode()) as copy,
         ):
-            for piece in packed_pieces(readings, self.batch):
+            for piece in packed_readings(readings, self.batch):
                 copy.write(piece)
 
     def _again(self, work: Callable[[], T]) -> T:

@@ -29,7 +29,7 @@ from twin.model import (
     WaveformBlock,
 )
 from twin.store import holds, rows
-from twin.store.database import READING_COLUMNS, Connection, pack_readings, read_readings, translated
+from twin.store.database import READING_COLUMNS, Connection, packed_readings, read_readings, translated
 from twin.store.migrate import flavour_of
 from twin.store.partitions import Partitions
 from twin.store.waveforms import pack_waveforms
@@ -272,9 +272,10 @@ class Writer:
 
     # Committing
 
-    def commit(self, outcome: Outcome) -> Committed:
-        """Write it all in one transaction. Safe to call again with the same outcome after `StoreUnavailable` and
-        `connect`: if the first try did take place, it is recognised and not repeated."""
+    def commit(self, outcome: Outcome, on_sent: Callable[[], object] | None = None) -> Committed:
+        """Write it all in one transaction; `on_sent` is called once its readings are on their way. Safe to call again
+        with the same outcome after `StoreUnavailable` and `connect`: if the first try did take place, it is recognised
+        and not repeated."""
         if self._token:
             done = self._recognise(outcome)
             if done is not None:
@@ -284,11 +285,11 @@ class Writer:
         try:
             with translated():
                 try:
-                    done = self._commit(outcome)
+                    done = self._commit(outcome, on_sent)
                 except psycopg.errors.CheckViolation:
                     # A partition that we knew was dropped by retention since.
                     self.partitions.load(self.connection)
-                    done = self._commit(outcome)
+                    done = self._commit(outcome, on_sent)
         except StoreRefused:
             self._token = ""
             raise
@@ -305,7 +306,7 @@ class Writer:
         batch, seq, catalog_version, rules_version = row
         return Committed(batch, _numbered(outcome.events, seq), catalog_version, rules_version)
 
-    def _commit(self, outcome: Outcome) -> Committed:
+    def _commit(self, outcome: Outcome, on_sent: Callable[[], object] | None) -> Committed:
         connection = self.connection
         readings, counts = outcome.readings, outcome.counts
         self.partitions.cover(connection, "readings", readings.observed_at)
@@ -313,6 +314,7 @@ class Writer:
             starts = np.array([block.started_at for block in outcome.waveforms], np.int64)
             self.partitions.cover(connection, "waveform_blocks", starts)
         low, high = _span(readings)
+        in_order = readings.in_order()
         with connection.transaction():
             row = connection.execute(
                 "with c as (update counters set messages_received = messages_received + %s,"
@@ -343,7 +345,10 @@ class Writer:
                         "copy readings (sensor_id, observed_at, received_at, value, quality, batch)"
                         " from stdin (format binary)"
                     ) as copy:
-                        copy.write(pack_readings(readings, batch))
+                        for piece in packed_readings(in_order, batch):
+                            copy.write(piece)
+                    if on_sent is not None:
+                        on_sent()
                 if outcome.waveforms:
                     _write_waveforms(cursor, outcome.waveforms, batch)
                 if outcome.alerts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -134,7 +136,7 @@ def test_a_commit_whose_answer_was_lost_is_recognised_and_not_repeated(writer: W
     """The connection dies right after the server committed: as seen from here, it is not known whether it did."""
     some = outcome(readings([(1, NOON, 1.0)]))
     done = writer._commit  # the real work
-    writer._commit = lambda o: (done(o), _lose(writer))[1]  # type: ignore[method-assign, func-returns-value]
+    writer._commit = lambda *of: (done(*of), _lose(writer))[1]  # type: ignore[method-assign, func-returns-value]
     with pytest.raises(StoreUnavailable):
         writer.commit(some)
     writer._commit = done  # type: ignore[method-assign]
@@ -223,7 +225,8 @@ def test_aggregates_equal_the_readings_after_new_late_and_old_ones(writer: Write
             batch = writer.commit(outcome(readings(bad, Quality.TEST))).batch
         rows += fresh
         times = [t for _, t, _ in rows]
-        upkeep.refresh_aggregates(batch, min(times), max(times), None)
+        for _ in range(2):  # the second time there is nothing to add
+            upkeep.refresh_aggregates(batch, min(times), max(times), None)
         with psycopg.connect(writer.dsn) as connection:
             for name, width in (("readings_1m", MINUTE), ("readings_1h", HOUR), ("readings_1d", DAY)):
                 got = connection.execute(
@@ -233,6 +236,16 @@ def test_aggregates_equal_the_readings_after_new_late_and_old_ones(writer: Write
                 assert {row[:2]: tuple(float(x) for x in row[2:]) for row in got if row[5]} == {
                     key: tuple(map(float, value)) for key, value in expected_buckets(rows, width).items()
                 }
+    upkeep.close()
+
+
+def test_upkeep_gives_way_to_commits_where_the_server_is_on_this_machine(writer: Writer) -> None:
+    upkeep = Upkeep(writer.dsn)
+    title = Path(f"/proc/{upkeep.connection.info.backend_pid}/cmdline")
+    if not title.exists() or b"127.0.0.1(" not in title.read_bytes():
+        pytest.skip("the server is elsewhere")
+    own, commits = upkeep.connection.info.backend_pid, writer.connection.info.backend_pid
+    assert os.getpriority(os.PRIO_PROCESS, own) > os.getpriority(os.PRIO_PROCESS, commits)
     upkeep.close()
 
 

@@ -5,6 +5,7 @@ With TimescaleDB the extension does both; `Partitions` then has nothing to make.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from typing import Final
 
@@ -13,6 +14,7 @@ from psycopg import errors, sql
 
 from twin.model import DAY, EPOCH, Ints, Micros
 from twin.store.database import Connection
+from twin.store.rows import moment
 
 # table: its time column
 TABLES: Final = {"readings": "observed_at", "waveform_blocks": "started_at"}
@@ -71,6 +73,22 @@ class Partitions:
                     )
                 )
         self._days[table].add(day)
+
+    def summarize(self, connection: Connection, first: Micros, last: Micros) -> None:
+        """Let the index by commit know the readings of `first` .. `last`: what it does not know is looked through by
+        whoever asks it for new ones. What is locked is left for the next time."""
+        if self.is_timescale:
+            return
+        with contextlib.suppress(errors.LockNotAvailable), connection.transaction():
+            connection.execute("set local lock_timeout = '200ms'")
+            connection.execute(
+                "select brin_summarize_new_values(c.oid) from pg_inherits h join pg_class p on p.oid = h.inhrelid"
+                " join pg_index i on i.indrelid = p.oid join pg_class c on c.oid = i.indexrelid join pg_am m on"
+                " m.oid = c.relam where h.inhparent = 'readings'::regclass and m.amname = 'brin'"
+                " and right(p.relname, 8) between to_char(%s::timestamptz, 'YYYYMMDD')"
+                " and to_char(%s::timestamptz, 'YYYYMMDD')",
+                (moment(first), moment(last)),
+            )
 
     def drop_before(self, connection: Connection, table: str, before: Micros) -> list[str]:
         """Drop whole days that ended before `before`; returns what went. What somebody holds, an import for instance,

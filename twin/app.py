@@ -66,6 +66,7 @@ BUSY_AFTER: Final = 50_000  # µs a message waits
 BUSY_SHARE: Final = 0.25  # of a core that this process takes: some 40,000 messages/s
 BUSY_LOOK_S: Final = 0.1
 AGGREGATE_EVERY_S: Final = 300.0
+AGGREGATE_READINGS: Final = 1_000_000  # that have come since make it due, too: while they are in the server's memory
 PARTITIONS_EVERY_S: Final = 3600.0
 COLLECT_AFTER: Final = 50_000  # containers made and not yet gone; some 10 MB of what may be garbage
 
@@ -323,7 +324,7 @@ class Service:
                 if time.monotonic() >= next_partitions:
                     next_partitions = time.monotonic() + PARTITIONS_EVERY_S
                     self._look_after_partitions()
-                if time.monotonic() >= next_refresh:
+                if time.monotonic() >= next_refresh or self.pipeline.dirty.readings >= AGGREGATE_READINGS:
                     next_refresh = time.monotonic() + AGGREGATE_EVERY_S
                     self.refresh_aggregates()
             except Exception as error:  # noqa: BLE001 - whatever it is, the next round tries again

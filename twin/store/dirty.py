@@ -14,7 +14,8 @@ _NEVER = np.iinfo(np.int64).max
 class Dirty:
     """Per sensor, the span of event times that buckets cannot be trusted for; safe between threads.
 
-    Conservative: one span a sensor, from the earliest to the latest change. `batch` is the newest commit noted.
+    Conservative: one span a sensor, from the earliest to the latest change. `batch` is the newest commit noted,
+    `readings` how many were stored since the last refresh began.
     """
 
     def __init__(self) -> None:
@@ -23,11 +24,14 @@ class Dirty:
         self._high = np.empty(0, np.int64)
         self._refreshing: tuple[Ints, Ints] | None = None
         self.batch = 0
+        self.readings = 0
 
     def note(self, readings: Readings, batch: int) -> None:
         """These were stored with commit `batch`."""
         with self._lock:
-            self.batch = max(self.batch, batch)
+            if batch > self.batch:  # else it is under way, and noted again once it is done
+                self.readings += len(readings)
+                self.batch = batch
             if not len(readings):
                 return
             size = int(readings.sensor.max()) + 1
@@ -44,6 +48,7 @@ class Dirty:
         with self._lock:
             if not len(self._low) or int(self._high.max()) == -_NEVER:
                 return None
+            self.readings = 0
             self._refreshing = (self._low, self._high)
             self._low = np.full(len(self._low), _NEVER)
             self._high = np.full(len(self._high), -_NEVER)

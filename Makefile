@@ -5,6 +5,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 ARGS ?=
+# Two halves of the tests at the same time: most of them wait for processes. ARGS="-n 0" for one after the other.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup page demo test test-quick test-timescale check bench clean
@@ -16,7 +18,7 @@ help:
 	@echo "make test-quick      the tests that need no broker and no database"
 	@echo "make test-timescale DATABASE_URL=postgresql://...    every test, on a server with TimescaleDB"
 	@echo "make check           format, lint, types"
-	@echo "make bench           our rates on this machine; one row: make bench ONLY=single-mosquitto"
+	@echo "make bench           our rates on this machine; one row: make bench ONLY=single"
 
 setup:
 	@.ci/setup
@@ -28,7 +30,7 @@ demo: setup
 
 test:
 	@.ci/setup test
-	@env -u CIMTWIN_TEST_DATABASE_URL $(BIN)/python -m pytest $(ARGS)
+	@env -u CIMTWIN_TEST_DATABASE_URL $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-quick: setup
 	@$(BIN)/python -m pytest -m "not system" $(ARGS)
@@ -36,7 +38,7 @@ test-quick: setup
 test-timescale:
 	@test -n "$(DATABASE_URL)" || { echo "usage: make test-timescale DATABASE_URL=postgresql://..." >&2; exit 2; }
 	@.ci/setup test
-	@CIMTWIN_TEST_DATABASE_URL="$(DATABASE_URL)" $(BIN)/python -m pytest $(ARGS)
+	@CIMTWIN_TEST_DATABASE_URL="$(DATABASE_URL)" $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 check: setup
 	@$(BIN)/ruff format --check .

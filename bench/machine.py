@@ -72,6 +72,14 @@ def name_of(pid: int) -> str:
         return ""
 
 
+def command_of(pid: int) -> bytes:
+    """The command line of a process, or the title that it gave itself; empty where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def cpu_s(pid: int) -> float:
     """CPU seconds of one process so far."""
     fields = _stat(pid)

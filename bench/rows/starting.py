@@ -97,6 +97,8 @@ def _close_many(running: Running, alerts: int) -> None:
         connection.execute(_ALERTS.encode(), {"copies": copies, "more": max(0, alerts - there[0])})
         connection.execute(_EVENTS.encode(), {"seq": there[1]})
         connection.execute("update service set seq = (select max(seq) from alert_events)")
+        # Who follows the events was there when each of these was told.
+        connection.execute("update followers set seq = (select max(seq) from alert_events)")
     running.connection.execute("vacuum analyze alerts, alert_events")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from twin.catalog import AssetFacts, Catalog, Replacement
 from twin.model import Conflict, InvalidSensors, Micros, Overtaken, Problem, Sensor, SensorMode, micros
@@ -19,13 +19,16 @@ from twin.units import Kind
 _COLUMNS: Final = (
     "device, property, tenant, kind, unit, asset, lon, lat, interval_s, min, max, tags, mode, statistic"
 )  # fmt: skip
+_MODES: Final = {mode.value: mode for mode in SensorMode}
 
 
-def _sensor(row: Row) -> Sensor:
+def _sensor(row: Row, words: dict[Any, Any]) -> Sensor:
+    """`words` are kept once each: what thousands of sensors have in common came as a text of its own with every row."""
+    same: Any = words.setdefault
     device, prop, tenant, kind, unit, asset, lon, lat, interval_s, low, high, tags, mode, statistic = row
     return Sensor(
-        device, prop, kind, unit, tenant, asset, lon, lat, interval_s, low, high, tuple(tags), SensorMode(mode),
-        statistic,
+        device, same(prop, prop), same(kind, kind), same(unit, unit), same(tenant, tenant), asset, lon, lat,
+        interval_s, low, high, same(tuple(tags), tuple(tags)), _MODES[mode], statistic,
     )  # fmt: skip
 
 
@@ -38,7 +41,8 @@ def refresh(connection: Connection, catalog: Catalog) -> bool:
     found = connection.execute(
         f"select id, {_COLUMNS} from sensors where catalog_version > %s order by id".encode(), (catalog.version,)
     ).fetchall()
-    catalog.put([(row[0], _sensor(row[1:])) for row in found])
+    words: dict[Any, Any] = {}
+    catalog.put([(row[0], _sensor(row[1:], words)) for row in found])
     replacements = connection.execute(
         "select r.device, r.hardware, d.tenant, r.since from replacements r join devices d on d.id = r.device"
     ).fetchall()

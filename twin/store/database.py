@@ -112,6 +112,14 @@ def read_readings(connection: Connection, query: str, params: dict[str, object])
         return unpack_readings(b"".join(bytes(block) for block in copy))
 
 
+def read_packed(connection: Connection, columns: str, dtype: np.dtype[np.void], source: str) -> NDArray[np.void]:
+    """The rows of `source` in one value, a fifth of the time that rows of their own take: for those that are one a
+    sensor, not for readings without end (a value has at most 1 GB). `columns`: what PostgreSQL's `…send` functions
+    give, joined by `||`, which `dtype` describes."""
+    row = connection.execute(f"select string_agg({columns}, ''::bytea) from {source}".encode(), binary=True).fetchone()
+    return np.frombuffer((row and row[0]) or b"", dtype)
+
+
 def stream_readings(
     connection: Connection, query: str, params: dict[str, object], rows: int = 20_000
 ) -> Iterator[Readings]:

@@ -15,7 +15,14 @@ import psycopg
 
 from twin.model import DAY, Ints, Micros, Readings
 from twin.state import SensorState
-from twin.store.database import READING_COLUMNS, Connection, read_readings, translated
+from twin.store.database import (
+    POSTGRES_EPOCH,
+    READING_COLUMNS,
+    Connection,
+    read_packed,
+    read_readings,
+    translated,
+)
 from twin.store.migrate import flavour_of
 from twin.store.partitions import Partitions
 from twin.store.rows import moment
@@ -41,6 +48,12 @@ _FRESH: Final = (
     " max(observed_at) as last_at from readings where batch > %(after)s and batch <= %(batch)s"
     " and observed_at >= %(first)s and observed_at < %(last)s and value is not null and quality < 16 group by 1, 2"
 )
+
+_SPAN: Final = np.dtype([("sensor", ">i4"), ("low", ">i8"), ("high", ">i8")])
+_NEWEST: Final = np.dtype(
+    [("sensor", ">i4"), ("observed_at", ">i8"), ("received_at", ">i8"), ("value", ">f8"), ("quality", ">i2"),
+     ("heard_at", ">i8")]
+)  # fmt: skip
 
 
 def _added(name: str, width: str) -> str:
@@ -159,14 +172,18 @@ class Upkeep:
         """The newest readings as the last checkpoint left them."""
         state = SensorState.of(size)
         with translated():
-            newest = read_readings(self.connection, f"select {READING_COLUMNS} from latest", {})
-            heard = self.connection.execute(
-                "select sensor_id, (extract(epoch from heard_at) * 1e6)::bigint from latest"
-            ).fetchall()
-        state.apply(newest)
-        if heard:
-            index, at = np.array(heard, np.int64).T
-            state.heard_at[index] = at
+            found = read_packed(
+                self.connection,
+                "int4send(sensor_id) || timestamptz_send(observed_at) || timestamptz_send(received_at)"
+                " || float8send(coalesce(value, 'NaN')) || int2send(quality) || timestamptz_send(heard_at)",
+                _NEWEST,
+                "latest",
+            )
+        sensor = found["sensor"]
+        state.value[sensor] = found["value"]
+        state.quality[sensor] = found["quality"]
+        for name in ("observed_at", "received_at", "heard_at"):
+            getattr(state, name)[sensor] = found[name].astype(np.int64) + POSTGRES_EPOCH
         self._written = state.copy()
         return state
 
@@ -183,14 +200,17 @@ class Upkeep:
 
     def changed_since_refresh(self) -> Readings:
         """The first and last reading time of each sensor that commits after the last refresh changed."""
-        query = (
-            "select r.sensor_id, t.at, t.at, 0::float8, 0::int2 from (select sensor_id, min(observed_at) as low,"
-            " max(observed_at) as high from readings"
-            " where batch > (select aggregated_batch from service) group by 1) r,"
-            " lateral (values (r.low), (r.high)) as t(at)"
-        )
         with translated():
-            return read_readings(self.connection, query, {})
+            spans = read_packed(
+                self.connection,
+                "int4send(sensor_id) || timestamptz_send(low) || timestamptz_send(high)",
+                _SPAN,
+                "(select sensor_id, min(observed_at) as low, max(observed_at) as high from readings"
+                " where batch > (select aggregated_batch from service) group by 1) r",
+            )
+        sensor = np.tile(spans["sensor"].astype(np.int32), 2)
+        at = np.concatenate([spans["low"], spans["high"]]).astype(np.int64) + POSTGRES_EPOCH
+        return Readings(sensor, at, at, np.zeros(len(at)), np.zeros(len(at), np.uint8))
 
     def refresh_aggregates(self, batch: int, low: Micros, high: Micros, keep_from: Micros | None) -> None:
         """Bring all aggregates up to commit `batch`, whose changes and those since the last refresh lie within

@@ -482,6 +482,7 @@ class Pipeline:
         sent = threading.Event()
         committing = self._scribe.submit(lambda: self._with_database(lambda: self.writer.commit(outcome, sent.set)))
         committing.add_done_callback(lambda _: self.inbox.wake())
+        committing.add_done_callback(lambda _: sent.set())
         sent.wait(SENT_S)
         self._take_ahead(self._ahead, TICK_S, self.linger_s, lambda: committing.done() or self._stopping.is_set())
         if not committing.done():

@@ -347,8 +347,8 @@ class Writer:
                     ) as copy:
                         for piece in packed_readings(in_order, batch):
                             copy.write(piece)
-                    if on_sent is not None:
-                        on_sent()
+                        if on_sent is not None:
+                            on_sent()
                 if outcome.waveforms:
                     _write_waveforms(cursor, outcome.waveforms, batch)
                 if outcome.alerts:

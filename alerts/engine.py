@@ -80,6 +80,25 @@ class Packed:
         return sum(map(len, self._blocks))
 
 
+class _Deflated(io.RawIOBase):
+    """A file in memory that takes in what is written compressed: all of a city's state beside it would be too much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._deflate = zlib.compressobj(1)
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._parts.append(self._deflate.compress(data))
+        return memoryview(data).nbytes
+
+    def value(self) -> bytes:
+        return b"".join([*self._parts, self._deflate.flush()])
+
+
 @dataclass(frozen=True, slots=True)
 class EngineState:
     """A copy of all state that is not at rest, by family; independent of any engine.
@@ -129,10 +148,10 @@ class EngineState:
         arrays = {f"{family}/{name}": column for family, table in self.tables.items() for name, column in table.items()}
         arrays |= {f"offline/{name}": column for name, column in self.offline.items()}
         arrays |= {f"composites/{name}": column for name, column in self.composites.items()}
-        buffer = io.BytesIO()
+        file = _Deflated()
         savez: Callable[..., None] = np.savez  # its own signature does not know names from a mapping
-        savez(buffer, **arrays)
-        return zlib.compress(buffer.getvalue(), 1)
+        savez(file, **arrays)
+        return file.value()
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> EngineState:

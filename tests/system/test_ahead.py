@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
 import pytest
@@ -167,7 +167,7 @@ def test_sensors_that_come_while_their_readings_are_decoded_ahead_are_found(hous
             house.put(device, step, 1.0)
     commit = house.writer.commit
 
-    def adding(outcome: Outcome) -> Committed:
+    def adding(outcome: Outcome, on_sent: Callable[[], object] | None = None) -> Committed:
         """As another process would, while a large batch is committed."""
         if len(outcome.readings) > AHEAD_FROM:
             house.writer.commit = commit  # type: ignore[method-assign]
@@ -175,7 +175,7 @@ def test_sensors_that_come_while_their_readings_are_decoded_ahead_are_found(hous
             with psycopg.connect(house.url) as connection:
                 sensors = [Sensor(f"d{n}", "level", "drainage.level", "m") for n in range(SENSORS, 2 * SENSORS)]
                 upsert_sensors(connection, sensors, KINDS)
-        return commit(outcome)
+        return commit(outcome, on_sent)
 
     house.writer.commit = adding  # type: ignore[method-assign]
     house.pipeline.start()
@@ -187,11 +187,11 @@ def test_what_was_taken_ahead_stays_unacknowledged_when_the_service_stops(house:
     house.flood(range(300))
     commit = house.writer.commit
 
-    def stopping(outcome: Outcome) -> Committed:
+    def stopping(outcome: Outcome, on_sent: Callable[[], object] | None = None) -> Committed:
         if len(outcome.readings) > AHEAD_FROM:
             until(lambda: len(house.pipeline._ahead.messages) == 10_000, "what waits to be decoded meanwhile")
             house.pipeline._stopping.set()
-        return commit(outcome)
+        return commit(outcome, on_sent)
 
     house.writer.commit = stopping  # type: ignore[method-assign]
     house.pipeline.start()

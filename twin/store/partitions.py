@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from psycopg import errors, sql
@@ -94,9 +94,12 @@ class Partitions:
         """Drop whole days that ended before `before`; returns what went. What somebody holds, an import for instance,
         is left for the next time: whoever waits for a drop makes everybody else wait behind it."""
         if self.is_timescale:
-            rows = connection.execute(
-                "select drop_chunks(%s::regclass, older_than => to_timestamp(%s))", (table, before / 1e6)
-            ).fetchall()
+            rows: list[tuple[Any, ...]] = []
+            with contextlib.suppress(errors.LockNotAvailable), connection.transaction():
+                connection.execute("set local lock_timeout = '200ms'")
+                rows = connection.execute(
+                    "select drop_chunks(%s::regclass, older_than => to_timestamp(%s))", (table, before / 1e6)
+                ).fetchall()
             return [str(name) for (name,) in rows]
         dropped = []
         for day in sorted(self._days[table]):

@@ -229,7 +229,7 @@ class Judgement:
         return any(reject.reason in _UNKNOWN for reject in decoded.rejects)
 
     def decode(self, messages: Sequence[RawMessage]) -> codecs.Decoded:
-        return self._decoder.decode(messages).by_sensor()
+        return self._decoder.decode(messages)
 
     def missing_statistics(self, decoded: codecs.Decoded) -> list[Sensor]:
         """The sensors that summaries of these waveforms need and the catalogue lacks."""

@@ -157,8 +157,8 @@ class _Ahead:
         return self.decoded[0][1]
 
     def join(self) -> None:
-        """Make one of what was decoded in several goes."""
-        if len(self.decoded) > 1:
+        """Make one of what was decoded in several goes, by sensor."""
+        if self.decoded:
             size = sum(size for size, _ in self.decoded)
             self.decoded[:] = [(size, Decoded.join(self.decoded).by_sensor())]
 
